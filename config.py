@@ -1,0 +1,311 @@
+"""Every setting of the core stages, as frozen dataclasses.
+
+A config file (`configs/x.py`) builds a `Config` and exposes it as `config`. Values are checked twice by the
+same code: here when the dataclass is built, and by `common.configs` when a file or an override is loaded.
+
+`setting(...)` marks a value that changes a result: it enters the artifact's key. `runtime(...)` marks one that
+does not (batch size, device, threads): it never enters a key.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    help: str = "",  # noqa: A002  (the field's documented name is `help`, as in argparse)
+    keyed: bool = True,
+) -> Any:
+    """A dataclass field with its range and its one-line explanation.
+
+    Args:
+        default: the value when none is given; without it the field is required.
+        ge, gt, le, lt: inclusive and exclusive bounds, checked on construction.
+        help: one line, shown by `--help-config`.
+        keyed: whether the value changes a result and so enters the artifact's key.
+    """
+    bounds = {name: bound for name, bound in {"ge": ge, "gt": gt, "le": le, "lt": lt}.items() if bound is not None}
+    return field(default=default, metadata={"keyed": keyed, "bounds": bounds, "help": help})
+
+
+def runtime(default: Any = MISSING, **options: Any) -> Any:
+    """A field that never changes a result, and so never enters a key."""
+    return setting(default, keyed=False, **options)
+
+
+_HOLDS = {
+    "ge": (lambda value, bound: value >= bound, "at least"),
+    "gt": (lambda value, bound: value > bound, "greater than"),
+    "le": (lambda value, bound: value <= bound, "at most"),
+    "lt": (lambda value, bound: value < bound, "less than"),
+}
+
+
+def range_error(value: object, bounds: dict[str, float]) -> str | None:
+    """Why `value` is out of `bounds`, or None when it is not a number or lies within them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        return "is not a number (NaN)"
+    for name, bound in bounds.items():
+        holds, words = _HOLDS[name]
+        if not holds(value, bound):
+            return f"must be {words} {bound}, not {value}"
+    return None
+
+
+class Section:
+    """Base of every settings dataclass: checks the ranges of its fields when it is built."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):  # ty: ignore[invalid-argument-type]  (every subclass is a dataclass)
+            problem = range_error(getattr(self, item.name), item.metadata.get("bounds", {}))
+            if problem:
+                raise ValueError(f"{item.name} {problem}")
+
+
+# --- corpora -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HubReader(Section):
+    """A dataset on the Hugging Face hub, or a local folder in the hub's format, streamed."""
+
+    path: str = setting(help="dataset id on the hub, or a local dataset folder")
+    kind: Literal["hf"] = "hf"
+    subset: str | None = setting(None, help="the hub's config name")
+    split: str = setting("train")
+    revision: str = setting("main", help="branch, tag or commit; keyed by the commit it resolves to")
+    take_shards: int | None = setting(None, ge=1, help="read only the first N data files")
+
+
+@dataclass(frozen=True)
+class FilesReader(Section):
+    """Local files, found by glob: JSONL (.gz, .zst), Parquet, CSV, TXT, Markdown."""
+
+    paths: tuple[str, ...] = setting(help="files, folders or globs; relative to the working directory")
+    kind: Literal["files"] = "files"
+    format: Literal["auto", "jsonl", "json", "parquet", "csv", "txt", "markdown"] = setting("auto")
+    encoding: str = setting("utf-8")
+    undecodable: Literal["fail", "replace", "skip"] = setting("fail", help="what to do with bytes not in `encoding`")
+    malformed: Literal["fail", "skip"] = setting("fail", help="what to do with a row that does not parse")
+
+
+@dataclass(frozen=True)
+class PackagesReader(Section):
+    """Docstrings of installed Python packages, read with `ast`; nothing is imported or run."""
+
+    packages: tuple[str, ...] = setting((), help="distribution names; empty means every installed one")
+    kind: Literal["packages"] = "packages"
+    min_chars: int = setting(80, ge=1, help="shorter docstrings are not documents")
+
+
+@dataclass(frozen=True)
+class ColumnsText(Section):
+    """The text is one or more named columns, joined."""
+
+    columns: tuple[str, ...] = setting(help="text columns, in order; a row without them is an error")
+    kind: Literal["columns"] = "columns"
+    separator: str = setting("\n\n")
+
+
+@dataclass(frozen=True)
+class TemplateText(Section):
+    """The text is a format string over columns: `Question: {question}`."""
+
+    template: str = setting()
+    kind: Literal["template"] = "template"
+
+
+@dataclass(frozen=True)
+class MessagesText(Section):
+    """A conversation in a `messages` column, rendered as nanochat does."""
+
+    column: str = setting("messages")
+    kind: Literal["messages"] = "messages"
+    special_tokens: bool = setting(False, help="write <|user_start|> and its kin; otherwise `role: text` lines")
+
+
+@dataclass(frozen=True)
+class ChoiceText(Section):
+    """A multiple-choice row, rendered as nanochat does; `choices` may be a list or a {text, label} table."""
+
+    question: str = setting("question")
+    kind: Literal["choice"] = "choice"
+    choices: str = setting("choices")
+    answer: str = setting("answer", help="a letter, or the index of the right choice")
+    special_tokens: bool = setting(False)
+
+
+@dataclass(frozen=True)
+class WorkedAnswerText(Section):
+    """A GSM8K row: question, and an answer whose <<expr=result>> marks are calculator calls."""
+
+    question: str = setting("question")
+    kind: Literal["worked_answer"] = "worked_answer"
+    answer: str = setting("answer")
+    special_tokens: bool = setting(False)
+
+
+Reader = HubReader | FilesReader | PackagesReader
+TextRule = ColumnsText | TemplateText | MessagesText | ChoiceText | WorkedAnswerText
+
+
+@dataclass(frozen=True)
+class SourceConfig(Section):
+    """One named corpus: where its rows come from, how a row becomes text, and how many are read."""
+
+    name: str = setting()
+    reader: Reader = setting()
+    text: TextRule = setting(ColumnsText(columns=("text",)))
+    stage: str = setting("pretrain", help="the training stage this corpus belongs to")
+    id_column: str | None = setting(None, help="column that holds a stable id; otherwise the position is the id")
+    label_columns: tuple[str, ...] = setting((), help="columns kept as metadata")
+    take_rows: int | None = setting(None, ge=1, help="read only the first N rows")
+    sample_documents: int | None = setting(None, ge=1, help="keep N documents, chosen by hash of their id")
+
+
+@dataclass(frozen=True)
+class PrepareConfig(Section):
+    """Sources -> documents."""
+
+    sources: tuple[str | SourceConfig, ...] = setting(("packages",), help="registry names, or sources in full")
+    unicode_form: Literal["none", "NFC", "NFKC"] = setting("NFC")
+    min_chars: int = setting(1, ge=1)
+    max_chars: int = setting(20_000_000, ge=1)
+    quality_filter: bool = setting(False, help="drop rows of symbols, of one repeated line, of control characters")
+    exact_dedup: bool = setting(True)
+    near_dedup: bool = setting(False, help="MinHash over word n-grams")
+    near_dedup_threshold: float = setting(0.8, gt=0.0, le=1.0, help="Jaccard similarity that makes a duplicate")
+    near_dedup_ngram: int = setting(5, ge=1)
+    near_dedup_permutations: int = setting(128, ge=16, le=1024)
+    seed: int = setting(42, ge=0)
+
+
+# --- chunks --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChunkingConfig(Section):
+    """Documents -> chunks. Every chunk is an exact slice of its document."""
+
+    strategy: Literal["paragraph", "fixed_chars", "fixed_tokens", "sentence_spacy", "sentence_nltk"] = setting(
+        "fixed_tokens"
+    )
+    max_tokens: int = setting(512, ge=1, help="limit of the token-counted strategies, special tokens and prompt included")
+    max_chars: int = setting(2000, ge=1, help="limit of `paragraph` and `fixed_chars`, in characters")
+    overlap_pct: float = setting(0.15, ge=0.0, lt=1.0, help="share of a window repeated in the next")
+    tokenizer: str = setting(
+        "embedder", help="`embedder`, `tiktoken:NAME_OR_RANK_FILE`, or a hub id or folder with a fast tokenizer"
+    )
+    spacy_model: str | None = setting(None, help="spaCy pipeline by name; None is the rule-based sentencizer")
+    workers: int = runtime(2, ge=1)
+
+
+# --- vectors -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig(Section):
+    """Chunks -> unit vectors."""
+
+    engine: Literal["lsa", "sentence_transformers"] = setting("lsa")
+    model: str | None = setting(None, help="hub id or local folder; for sentence_transformers")
+    revision: str = setting("main", help="keyed by the commit it resolves to")
+    trust_remote_code: bool = setting(False)
+    query_prompt: str | None = setting(None, help="None: the model's own `query` prompt, where it has one")
+    document_prompt: str | None = setting(None, help="None: the model's own `document` prompt, where it has one")
+    max_seq_length: int | None = setting(None, ge=8, help="None: the model's own")
+    dimensions: int = setting(128, ge=2, help="lsa: SVD components")
+    max_features: int = setting(50_000, ge=10, help="lsa: vocabulary size")
+    fit_documents: int = setting(100_000, ge=10, help="lsa: chunks, chosen by hash, that the SVD is fitted on")
+    dtype: Literal["float32", "float16", "bfloat16"] = setting("float32", help="precision the model computes in")
+    backend: Literal["torch", "onnx", "openvino"] = setting("torch")
+    storage: Literal["float32", "float16"] = setting("float32", help="precision of the stored vectors")
+    seed: int = setting(42, ge=0)
+    device: str = runtime("auto", help="auto, cpu, cuda, cuda:1, mps")
+    batch_tokens: int = runtime(16_384, ge=1, help="tokens of one batch, padding included")
+    row_cache: bool = runtime(True, help="never embed an unchanged chunk twice, in any corpus")
+
+
+# --- search --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchConfig(Section):
+    """Vectors + queries -> nearest chunks."""
+
+    queries: tuple[str, ...] = setting((), help="example questions of the main job")
+    metric: Literal["cosine", "euclidean", "manhattan", "inner_product"] = setting("cosine")
+    k: int = setting(5, ge=1)
+    per_stage: bool = setting(False, help="k neighbours of every training stage, not of all together")
+    index: Literal["exact", "ivf"] = setting("exact")
+    ivf_lists: int = setting(0, ge=0, help="inverted lists; 0 is the square root of the corpus size")
+    ivf_probes: int = setting(32, ge=1)
+    block_rows: int = runtime(16_384, ge=1)
+    threads: int = runtime(0, ge=0, help="0: every core")
+
+
+# --- taxonomy ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClusteringConfig(Section):
+    """Vectors -> cluster tree: recursive UMAP + HDBSCAN, the Spotify recipe."""
+
+    preset: Literal["spotify"] = setting("spotify")
+    max_depth: int = setting(3, ge=1)
+    base_pct: float = setting(0.05, gt=0.0, lt=1.0, help="min_cluster_size as a share of the node at the root")
+    decay: float = setting(0.7, gt=0.0, le=1.0, help="factor on base_pct for each level")
+    min_cluster_size_floor: int = setting(10, ge=2)
+    silhouette_threshold: float = setting(0.3, ge=-1.0, le=1.0, help="a child at or above this is not split further")
+    umap_n_components: int = setting(50, ge=2)
+    umap_n_neighbors: int = setting(15, ge=2)
+    umap_metric: Literal["cosine", "euclidean"] = setting("cosine")
+    hdbscan_min_samples: int = setting(10, ge=1)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
+class NamingConfig(Section):
+    """Tree -> named tree, by contrastive keywords (c-TF-IDF)."""
+
+    engine: Literal["keywords"] = setting("keywords")
+    terms: int = setting(3, ge=1, le=10, help="keywords in a name")
+    max_ngram: int = setting(2, ge=1, le=4)
+    examples: int = setting(5, ge=1, help="central texts kept for each cluster")
+
+
+@dataclass(frozen=True)
+class ReportConfig(Section):
+    """Every artifact of a config -> one standalone HTML page."""
+
+    map_points: int = setting(10_000, ge=10, help="chunks on the 2-D map; more are sampled by hash")
+    map_n_neighbors: int = setting(15, ge=2)
+    map_min_dist: float = setting(0.1, ge=0.0, le=1.0)
+    hover_chars: int = setting(200, ge=20)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
+class Config(Section):
+    """The whole main job."""
+
+    name: str = runtime(help="names the run in `data/runs/`; never keyed")
+    prepare: PrepareConfig = setting(PrepareConfig())
+    chunking: ChunkingConfig = setting(ChunkingConfig())
+    embedding: EmbeddingConfig = setting(EmbeddingConfig())
+    search: SearchConfig = setting(SearchConfig())
+    clustering: ClusteringConfig = setting(ClusteringConfig())
+    naming: NamingConfig = setting(NamingConfig())
+    report: ReportConfig = setting(ReportConfig())
+    data_dir: str = runtime("data", help="where artifacts are written")
+    progress: bool = runtime(True, help="progress bars on a terminal")

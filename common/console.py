@@ -1,0 +1,47 @@
+"""Where things are printed: results on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# C0 and C1 controls (tab excepted), bidirectional overrides and isolates: corpus text must not move the cursor,
+# set a title or reorder what is read.
+_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def stdout() -> Console:
+    """A console on stdout; as wide as the terminal, or 120 columns when it is not one."""
+    return _console(stderr=False)
+
+
+def stderr() -> Console:
+    """A console on stderr."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    import os
+    import sys
+
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 120
+    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """Untrusted text on one line: controls removed, white space folded, cut to `limit` characters."""
+    folded = " ".join(_UNSAFE.sub(" ", text).split())
+    return folded if limit is None or len(folded) <= limit else folded[: max(limit - 1, 0)] + "…"
+
+
+def as_markup(text: str, limit: int | None = None) -> str:
+    """`one_line`, with rich's markup escaped."""
+    from rich.markup import escape
+
+    return escape(one_line(text, limit))

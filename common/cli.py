@@ -1,0 +1,206 @@
+"""The command line every stage script shares.
+
+    uv run stage.py CONFIG [section.field=value ...] [--fresh] [--plan] [--json] [--debug]
+
+Exit codes: 0 done, 1 failed, 2 bad config or usage, 3 an upstream artifact is missing, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from common.configs import load_config, setting_rows
+from common.errors import UserError
+from common.stages import Outcome, Session, Stage, plan
+
+EXIT_INTERRUPTED = 130
+_EPILOG = """examples:
+  uv run {script} configs/quickstart.py
+  uv run {script} configs/quickstart.py clustering.base_pct=0.02 --plan
+  uv run {script} configs/quickstart.py --json
+
+exit codes: 0 done, 1 failed, 2 bad config or usage, 3 an upstream artifact is missing, 130 interrupted"""
+
+
+def run_script(
+    doc: str,
+    stages: tuple[Stage, ...],
+    argv: Sequence[str] | None = None,
+    *,
+    script: str | None = None,
+    arguments: Callable[[ArgumentParser], None] | None = None,
+    present: Callable[[Session, Namespace], object] | None = None,
+    runs_stages: Callable[[Namespace], bool] | None = None,
+    next_command: Callable[[Session], str] | None = None,
+) -> int:
+    """Parse, run the stages in order, print; returns the exit code.
+
+    Args:
+        doc: the script's docstring: the description of `--help`.
+        stages: run in this order.
+        script: the script's name; by default that of the first stage.
+        arguments: adds the script's own options.
+        present: prints the script's result on stdout; with --json it prints nothing and its return value is printed.
+        runs_stages: whether these arguments ask for the stages at all (a query against finished ones does not).
+        next_command: the command to suggest after this one.
+    """
+    script = script or stages[0].script
+    parser = make_parser(doc, script, arguments)
+    args = parser.parse_intermixed_args(argv)
+    return guarded(lambda: _run(args, stages, script, present, runs_stages, next_command), debug=args.debug)
+
+
+def make_parser(doc: str, script: str, arguments: Callable[[ArgumentParser], None] | None = None) -> ArgumentParser:
+    """The shared parser with a script's own options added."""
+    parser = ArgumentParser(
+        prog=script,
+        description=doc,
+        epilog=_EPILOG.format(script=script),
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a config file, for example configs/quickstart.py")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings to change for this run")
+    parser.add_argument("--fresh", action="store_true", help="compute again even what is cached")
+    parser.add_argument("--plan", action="store_true", help="print keys and cached or missing; compute nothing")
+    parser.add_argument("--settings", action="store_true", help="print every setting with its value and meaning")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    if arguments:
+        arguments(parser)
+    return parser
+
+
+def _run(
+    args: Namespace,
+    stages: tuple[Stage, ...],
+    script: str,
+    present: Callable[[Session, Namespace], object] | None,
+    runs_stages: Callable[[Namespace], bool] | None,
+    next_command: Callable[[Session], str] | None,
+) -> int:
+    config = load_config(args.config, args.overrides)
+    session = Session(config, args.config, tuple(args.overrides), fresh=args.fresh)
+    if args.settings:
+        return _print_settings(config, as_json=args.json)
+    if args.plan:
+        return _print_plan(plan(session, _with_upstream(stages)), as_json=args.json)
+    if runs_stages is None or runs_stages(args):
+        for stage in stages:
+            session.run(stage)
+    result = present(session, args) if present else None
+    if args.json:
+        _print_json({"steps": [asdict(outcome) for outcome in session.outcomes], "result": result})
+    elif session.outcomes:
+        print_outcomes(session.outcomes)
+        _print_closing(session, next_command)
+    return 0
+
+
+def _with_upstream(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages and everything upstream of them, in order, each once."""
+    ordered: dict[str, Stage] = {}
+    for stage in stages:
+        for item in (*_with_upstream(stage.inputs), stage):
+            ordered.setdefault(item.name, item)
+    return tuple(ordered.values())
+
+
+def guarded(action: Callable[[], int], *, debug: bool) -> int:
+    """Run `action`; an error becomes one line on stderr and an exit code."""
+    try:
+        return action()
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was finished is kept; run the same command to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; leave without a second error when the interpreter flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split()) or "no message"
+        print(f"error: {type(error).__name__}: {message} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+# --- printing ------------------------------------------------------------------------------------------------
+
+
+def human_bytes(count: float) -> str:
+    """`12.3 MB`; powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable: the loop returns at GB")
+
+
+def print_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """The closing table: step, key, cached or computed, rows, seconds, size."""
+    from rich.table import Table
+
+    from common.console import stdout
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("step", "key", "status"):
+        table.add_column(name)
+    for name in ("rows", "seconds", "size"):
+        table.add_column(name, justify="right")
+    noted = any(outcome.note for outcome in outcomes)
+    if noted:
+        table.add_column("note")
+    colours = {"computed": "green", "cached": "cyan", "missing": "yellow"}
+    for item in outcomes:
+        status = f"[{colours[item.status]}]{item.status}[/]"
+        known = item.status != "missing"
+        cells = [item.stage, item.key, status, f"{item.rows:,}" if known else "", f"{item.seconds:.1f}"]
+        table.add_row(*cells, human_bytes(item.bytes) if known else "", *([item.note] if noted else []))
+    stdout().print(table)
+
+
+def _print_closing(session: Session, next_command: Callable[[Session], str] | None) -> None:
+    print(f"output: {session.outcomes[-1].folder}")
+    if next_command:
+        print(f"next:   {next_command(session)}")
+
+
+def _print_plan(outcomes: list[Outcome], *, as_json: bool) -> int:
+    if as_json:
+        _print_json({"steps": [asdict(outcome) for outcome in outcomes]})
+    else:
+        print_outcomes(outcomes)
+    return 0
+
+
+def _print_settings(config: Any, *, as_json: bool) -> int:
+    rows = setting_rows(config)
+    if as_json:
+        _print_json([{"setting": name, "value": value, "help": note} for name, value, note in rows])
+        return 0
+    from rich.markup import escape
+    from rich.table import Table
+
+    from common.console import stdout
+
+    table = Table("setting", "value", "meaning", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    stdout().print(table)
+    return 0
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False))

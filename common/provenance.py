@@ -1,0 +1,108 @@
+"""What a manifest says of the code and the machine that made an artifact."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+# Modules that only present, store or check: a change in them changes no result, so a hit is not "made by other code".
+_NOT_RESULTS = {
+    "config",
+    "common.cli",
+    "common.configs",
+    "common.console",
+    "common.errors",
+    "common.keys",
+    "common.progress",
+    "common.provenance",
+    "common.stages",
+    "common.store",
+}
+
+
+@cache
+def code_fingerprint(script: str) -> str:
+    """`<python>:<hash>` over the syntax trees of a script and of every module of ours it imports.
+
+    Comments and layout do not count; a helper does. Trees differ between Python versions, so fingerprints are
+    compared only within one.
+    """
+    modules = sorted(_closure(script.removesuffix(".py").replace("/", ".")) - _NOT_RESULTS)
+    hasher = hashlib.sha256()
+    for module in modules:
+        hasher.update(f"{module}\0{ast.dump(_tree(module))}\0".encode("utf-8", "surrogatepass"))
+    return f"{sys.version_info.major}.{sys.version_info.minor}:{hasher.hexdigest()[:16]}"
+
+
+def same_code(one: str, other: str) -> bool:
+    """Whether two fingerprints agree, or cannot be compared (made by different Python versions)."""
+    return one == other or one.partition(":")[0] != other.partition(":")[0]
+
+
+def _module_file(module: str) -> Path:
+    return PROJECT_ROOT / f"{module.replace('.', '/')}.py"
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_module_file(module).read_text(encoding="utf-8"))
+
+
+@cache
+def imported_modules(module: str) -> frozenset[str]:
+    """Modules of this repository that `module` imports anywhere in its text, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(name for name in names if _module_file(name).is_file())
+
+
+def _closure(module: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [module] if _module_file(module).is_file() else []
+    while waiting:
+        current = waiting.pop()
+        if current not in seen:
+            seen.add(current)
+            waiting.extend(imported_modules(current))
+    return seen
+
+
+def git_state() -> dict[str, object]:
+    """Commit and dirty flag of the checkout the code runs from; nulls outside one."""
+    commit = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(PROJECT_ROOT), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def installed_versions() -> dict[str, str]:
+    """Version of every installed distribution."""
+    from importlib.metadata import distributions
+
+    found = {item.metadata["Name"]: item.version for item in distributions() if item.metadata["Name"]}
+    return dict(sorted(found.items()))
+
+
+def python_version() -> str:
+    """For example `3.11.7`."""
+    return ".".join(str(number) for number in sys.version_info[:3])

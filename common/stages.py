@@ -1,0 +1,228 @@
+"""Stages and the session that runs them: which artifacts a config asks for, and building the ones that are missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from common.errors import MissingArtifact
+from common.keys import all_settings
+from common.progress import Progress
+from common.provenance import code_fingerprint, git_state, installed_versions, python_version, same_code
+from common.store import Artifact, Part, Step, Store, acquire, disk_error, now, replace_text
+
+
+def nothing_outside(config: Any, cache_dir: Path) -> Mapping[str, str]:
+    """The content ids of a stage that reads nothing but its upstream artifacts."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of artifact: what determines it, and how it is computed.
+
+    Args:
+        name: the folder below `data/`.
+        script: the script whose command makes it.
+        version: raised by hand when its results change.
+        settings: config -> the keyed settings it depends on (see `common.keys.keyed_settings`).
+        compute: builds it in `job.part` and returns its number of rows.
+        inputs: the upstream stages.
+        content: (config, cache folder) -> content id of each thing outside the store (files, models), by name.
+    """
+
+    name: str
+    script: str
+    version: int
+    settings: Callable[[Any], Mapping[str, object]]
+    compute: Callable[[Job], int]
+    inputs: tuple[Stage, ...] = ()
+    content: Callable[[Any, Path], Mapping[str, str]] = nothing_outside
+
+
+@dataclass
+class Job:
+    """What a stage's `compute` is given. `device` may be set for the manifest."""
+
+    config: Any
+    inputs: Mapping[str, Artifact]
+    part: Part
+    progress: Progress
+    cache_dir: Path
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One line of the closing table."""
+
+    stage: str
+    key: str
+    status: Literal["computed", "cached", "missing"]
+    rows: int
+    seconds: float
+    bytes: int
+    folder: str
+    note: str = ""
+
+
+@dataclass
+class Session:
+    """One run of one config: resolves keys, loads what is there, builds what is not."""
+
+    config: Any
+    config_path: str = "CONFIG"
+    overrides: tuple[str, ...] = ()
+    fresh: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)
+    _steps: dict[str, Step] = field(default_factory=dict)
+    _loaded: dict[str, Artifact] = field(default_factory=dict)
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.config.data_dir)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.data_dir)
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(getattr(self.config, "progress", True))
+
+    def step(self, stage: Stage) -> Step:
+        """The step of a stage under this config; its key follows from settings and upstream keys."""
+        if stage.name not in self._steps:
+            inputs = {upstream.name: self.step(upstream).key for upstream in stage.inputs}
+            inputs |= stage.content(self.config, self.store.cache_dir)
+            self._steps[stage.name] = Step(stage.name, stage.script, stage.version, stage.settings(self.config), inputs)
+        return self._steps[stage.name]
+
+    def key(self, stage: Stage) -> str:
+        return self.step(stage).key
+
+    def command(self, script: str, *flags: str) -> str:
+        """The command that runs a script with this session's config and overrides."""
+        return shlex.join(["uv", "run", script, self.config_path, *self.overrides, *flags])
+
+    def find(self, stage: Stage) -> Artifact | None:
+        """The finished artifact, or None."""
+        repair = f"to rebuild it: {self.command(stage.script, '--fresh')}"
+        return self.store.find(self.step(stage), repair)
+
+    def load(self, stage: Stage) -> Artifact:
+        """The finished artifact.
+
+        Raises:
+            MissingArtifact: it has not been made; the message names the command that makes it.
+            CorruptArtifact: it is damaged; the message names the command that rebuilds it.
+        """
+        if stage.name not in self._loaded:
+            found = self.find(stage)
+            if found is None:
+                step = self.step(stage)
+                raise MissingArtifact(
+                    f"{step.stage} {step.key} has not been made yet; to make it: {self.command(step.script)}"
+                )
+            self._loaded[stage.name] = found
+        return self._loaded[stage.name]
+
+    def run(self, stage: Stage) -> Artifact:
+        """The artifact, built if it is missing (or if the session is `fresh`), and a line in `outcomes`."""
+        started = time.perf_counter()
+        found = None if self.fresh else self.find(stage)
+        built = found is None
+        artifact, built = (found, False) if found is not None else self._build(stage)
+        self._loaded[stage.name] = artifact
+        note = "" if built else self._code_note(stage, artifact)
+        self.outcomes.append(_outcome(artifact, built, time.perf_counter() - started, note))
+        self._record_run()
+        return artifact
+
+    def _build(self, stage: Stage) -> tuple[Artifact, bool]:
+        inputs = {upstream.name: self.load(upstream) for upstream in stage.inputs}
+        step = self.step(stage)
+        part = Part(self.store.part_folder(step))
+        try:
+            lock = self.store.lock(step)
+            acquire(lock, lambda: print(f"{step.stage} {step.key}: waiting for another run of it", file=sys.stderr))
+            try:
+                return self._build_locked(stage, step, inputs)
+            finally:
+                lock.release()
+        except OSError as error:
+            kept = len(part.finished_names()) if part.path.is_dir() else 0
+            problem = disk_error(error, self.data_dir, step.stage, kept)
+            if problem is None:
+                raise
+            raise problem from error
+
+    def _build_locked(self, stage: Stage, step: Step, inputs: Mapping[str, Artifact]) -> tuple[Artifact, bool]:
+        self.store.recover(step)
+        found = None if self.fresh else self.find(stage)
+        if found is not None:
+            return found, False
+        fingerprint = code_fingerprint(stage.script)
+        part = self.store.open_part(step, fingerprint, fresh=self.fresh)
+        resumed = len(part.finished_names())
+        started = time.perf_counter()
+        job = Job(self.config, inputs, part, self.progress, self.store.cache_dir)
+        rows = stage.compute(job)
+        facts = {
+            "rows": rows,
+            "seconds": round(time.perf_counter() - started, 3),
+            "resumed_files": resumed,
+            "created": now(),
+            "script": stage.script,
+            "config": all_settings(self.config),
+            "seed": step.settings.get("seed"),
+            "device": job.device,
+            "code": {"fingerprint": fingerprint, **git_state()},
+            "python": python_version(),
+            "packages": installed_versions(),
+            "command": shlex.join(sys.argv),
+        }
+        return self.store.publish(step, part, facts), True
+
+    def _code_note(self, stage: Stage, artifact: Artifact) -> str:
+        same = same_code(artifact.manifest["code"]["fingerprint"], code_fingerprint(stage.script))
+        return "" if same else "made by other code; --fresh recomputes"
+
+    def _record_run(self) -> None:
+        """Point `data/runs/<name>.json` at the keys of this config; these are the roots that gc keeps."""
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", self.config.name)
+        path = self.data_dir / "runs" / f"{name}.json"
+        keys = {outcome.stage: outcome.key for outcome in self.outcomes}
+        with suppress(OSError, ValueError):
+            known = json.loads(path.read_text()) if path.is_file() else {}
+            if {**known, **keys} != known:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                replace_text(path, json.dumps({**known, **keys}, indent=1) + "\n")
+
+
+def _outcome(artifact: Artifact, built: bool, seconds: float, note: str) -> Outcome:
+    status: Literal["computed", "cached"] = "computed" if built else "cached"
+    return Outcome(
+        artifact.stage, artifact.key, status, artifact.rows, seconds, artifact.bytes, str(artifact.folder), note
+    )
+
+
+def plan(session: Session, stages: tuple[Stage, ...]) -> list[Outcome]:
+    """What `run` would do: cached or missing for each stage, computing nothing."""
+    outcomes = []
+    for stage in stages:
+        step, found = session.step(stage), session.find(stage)
+        folder = str(session.store.folder(step))
+        if found:
+            outcomes.append(Outcome(stage.name, step.key, "cached", found.rows, 0.0, found.bytes, folder))
+        else:
+            outcomes.append(Outcome(stage.name, step.key, "missing", 0, 0.0, 0, folder))
+    return outcomes

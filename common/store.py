@@ -1,0 +1,423 @@
+"""Artifacts on disk: found by key, built under a lock, published whole or not at all.
+
+    data/<stage>/<key>/            finished: files and manifest.json
+    data/<stage>/<key>.part/       being built, or left by a killed run and continued by the next
+    data/<stage>/<key>.lock        held while building
+    data/<stage>/<key>.old-<pid>/  parked for the moment in which --fresh swaps it; put back if that moment was fatal
+
+A file is written under a temporary name, synced and renamed, so a file that has its name is whole. The manifest is
+written last, then the folder is renamed: an artifact that has its name is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.errors import CorruptArtifact, UserError
+from common.filehash import sha256_of, stamp_of
+from common.keys import digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from filelock import FileLock
+
+MANIFEST = "manifest.json"
+STAMPS = ".stamps.json"
+PART_NOTE = ".part.json"
+SCRATCH = "scratch"
+TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact to be: everything that determines it, and so its key."""
+
+    stage: str
+    script: str
+    version: int
+    settings: Mapping[str, object]
+    inputs: Mapping[str, str]
+
+    @cached_property
+    def key(self) -> str:
+        """First 16 hex digits of the sha256 over stage, version, keyed settings and the inputs' keys."""
+        return key_of(self.stage, self.version, self.settings, self.inputs)
+
+
+def key_of(stage: str, version: int, settings: Mapping[str, object], inputs: Mapping[str, str]) -> str:
+    """The key of an artifact; see `common.keys`."""
+    return digest({"stage": stage, "version": version, "settings": settings, "inputs": inputs})
+
+
+# --- finished artifacts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact, read-only. Files are checked against the manifest before they are first read."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    repair: str = "delete this folder and run its stage again"
+    _checked: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def stage(self) -> str:
+        return self.manifest["stage"]
+
+    @property
+    def key(self) -> str:
+        return self.manifest["key"]
+
+    @property
+    def rows(self) -> int:
+        return self.manifest["rows"]
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Sorted names of the files that match a glob."""
+        return sorted(name for name in self.manifest["files"] if fnmatch(name, pattern))
+
+    def path(self, name: str) -> Path:
+        """Where a file is, once its checksum holds.
+
+        A file is hashed again only when its size, times or inode changed since it was last known good;
+        `artifacts.py verify` always hashes.
+
+        Raises:
+            CorruptArtifact: it is missing, or not what the manifest says.
+        """
+        if name not in self.manifest["files"]:
+            raise CorruptArtifact(f"{self.folder}: the manifest lists no file '{name}'; {self.repair}")
+        if name not in self._checked:
+            self.check(name)
+        return self.folder / name
+
+    def check(self, name: str, *, always_hash: bool = False) -> None:
+        """Raise CorruptArtifact unless the file is what the manifest says."""
+        path, entry = self.folder / name, self.manifest["files"][name]
+        if not path.is_file():
+            raise CorruptArtifact(f"{path}: missing; {self.repair}")
+        if path.stat().st_size != entry["bytes"]:
+            raise CorruptArtifact(f"{path}: {path.stat().st_size} bytes instead of {entry['bytes']}; {self.repair}")
+        stamp = stamp_of(path)
+        if always_hash or self._stamps.get(name) != stamp:
+            if sha256_of(path) != entry["sha256"]:
+                raise CorruptArtifact(f"{path}: its checksum is not the manifest's; {self.repair}")
+            self._remember(name, stamp)
+        self._checked[name] = True
+
+    def check_all(self, *, always_hash: bool = False) -> None:
+        """`check` every file."""
+        for name in self.names():
+            self.check(name, always_hash=always_hash)
+
+    @cached_property
+    def _stamps(self) -> dict[str, str]:
+        with suppress(OSError, ValueError):
+            return dict(json.loads((self.folder / STAMPS).read_text()))
+        return {}
+
+    def _remember(self, name: str, stamp: str) -> None:
+        self._stamps[name] = stamp
+        with suppress(OSError):
+            replace_text(self.folder / STAMPS, json.dumps(self._stamps))
+
+    def json(self, name: str) -> Any:
+        """A JSON file."""
+        return json.loads(self.path(name).read_text(encoding="utf-8"))
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet file, or some of its columns."""
+        return _read_table(self.path(name), columns)
+
+    def tables(self, pattern: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The Parquet files that match a glob, one at a time, in the order of their names."""
+        for name in self.names(pattern):
+            yield self.table(name, columns)
+
+    def array(self, name: str) -> np.ndarray:
+        """A `.npy` file as a read-only memory map."""
+        return _read_array(self.path(name))
+
+
+def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=columns)
+
+
+def _read_array(path: Path) -> np.ndarray:
+    import numpy as np
+
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+# --- artifacts being built -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """The folder of an unfinished artifact. What was finished in it survives a kill."""
+
+    path: Path
+
+    def finished(self, name: str) -> bool:
+        """Whether this file was completely written, by this run or by one that was killed."""
+        return (self.path / name).is_file()
+
+    def finished_names(self) -> list[str]:
+        """Names of the files that are completely written, scratch ones included."""
+        return sorted(
+            path.relative_to(self.path).as_posix()
+            for path in self.path.rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        )
+
+    @contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        """A temporary path to write to; it gets its name when the block ends well, and is removed otherwise."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+        try:
+            yield temporary
+            sync(temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write_json(self, name: str, value: Any) -> None:
+        with self.write(name) as path:
+            path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        import pyarrow.parquet as pq
+
+        with self.write(name) as path:
+            pq.write_table(table, path, compression="zstd")
+
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        """Write a `.npy` file. `numpy.save` hides the reason of a failed write (errno); this does not."""
+        import numpy as np
+
+        contiguous = np.ascontiguousarray(array)
+        with self.write(name) as path, path.open("wb") as stream:
+            header = {"descr": contiguous.dtype.str, "fortran_order": False, "shape": contiguous.shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(memoryview(contiguous).cast("B") if contiguous.size else b"")
+
+    def read_json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        return _read_table(self.path / name, columns)
+
+    def read_array(self, name: str) -> np.ndarray:
+        return _read_array(self.path / name)
+
+    def remove(self, name: str) -> None:
+        """Delete a finished file that shall not be published."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Start over: delete everything finished so far."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file atomically."""
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- the store -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Store:
+    """All artifacts below one data folder."""
+
+    root: Path
+
+    @property
+    def cache_dir(self) -> Path:
+        """Row caches, which live below the stages and outlast any artifact."""
+        return self.root / "cache"
+
+    def folder(self, step: Step) -> Path:
+        return self.root / step.stage / step.key
+
+    def part_folder(self, step: Step) -> Path:
+        return self.root / step.stage / f"{step.key}.part"
+
+    def find(self, step: Step, repair: str = "") -> Artifact | None:
+        """The finished artifact of a step, every file checked by size and stamp; None when there is none.
+
+        Raises:
+            CorruptArtifact: it is there, but not whole.
+        """
+        folder = self.folder(step)
+        if not folder.is_dir():
+            return None
+        artifact = open_artifact(folder, repair)
+        artifact.check_all()
+        return artifact
+
+    def lock(self, step: Step) -> FileLock:
+        """The lock under which this key is built; the system frees it when its holder dies."""
+        from filelock import FileLock
+
+        path = self.root / step.stage / f"{step.key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)
+
+    def recover(self, step: Step) -> None:
+        """Finish or undo what a kill in the middle of publishing left. Call under the lock."""
+        folder, part = self.folder(step), self.part_folder(step)
+        parked = sorted(folder.parent.glob(f"{step.key}.old-*"))
+        if not folder.exists() and (part / MANIFEST).is_file():
+            part.rename(folder)
+        if not folder.exists() and parked:
+            parked.pop().rename(folder)
+        for leftover in parked:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def open_part(self, step: Step, fingerprint: str, *, fresh: bool) -> Part:
+        """The folder to build in: a killed run's, if the same code made it, else an empty one."""
+        part = Part(self.part_folder(step))
+        note = {"key": step.key, "fingerprint": fingerprint}
+        known = None
+        with suppress(OSError, ValueError):
+            known = json.loads((part.path / PART_NOTE).read_text())
+        if fresh or known != note:
+            part.clear()
+            replace_text(part.path / PART_NOTE, json.dumps(note))
+        for leftover in part.path.rglob(f"{TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
+        return part
+
+    def publish(self, step: Step, part: Part, facts: Mapping[str, Any]) -> Artifact:
+        """Write the manifest, rename the folder into place, and open it."""
+        shutil.rmtree(part.path / SCRATCH, ignore_errors=True)
+        files = {name: _file_entry(part.path / name) for name in part.finished_names() if name != MANIFEST}
+        manifest = {
+            "stage": step.stage,
+            "key": step.key,
+            "version": step.version,
+            "settings": dict(step.settings),
+            "inputs": dict(step.inputs),
+            "files": files,
+            **facts,
+        }
+        manifest["manifest_sha256"] = digest(manifest, 64)
+        (part.path / PART_NOTE).unlink(missing_ok=True)
+        replace_text(part.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        self._swap(step, part)
+        artifact = open_artifact(self.folder(step))
+        _stamp_new_files(artifact)
+        return artifact
+
+    def _swap(self, step: Step, part: Part) -> None:
+        folder = self.folder(step)
+        sync(part.path)
+        parked = folder.with_name(f"{step.key}.old-{os.getpid()}")
+        if folder.exists():
+            folder.rename(parked)
+        part.path.rename(folder)
+        sync(folder.parent)
+        shutil.rmtree(parked, ignore_errors=True)
+
+    def artifacts(self) -> Iterator[Path]:
+        """Folders of all finished artifacts, by stage and key."""
+        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}")):
+            folder = manifest.parent
+            if "." not in folder.name:
+                yield folder
+
+
+def _file_entry(path: Path) -> dict[str, object]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _stamp_new_files(artifact: Artifact) -> None:
+    stamps = {name: stamp_of(artifact.folder / name) for name in artifact.names()}
+    with suppress(OSError):
+        replace_text(artifact.folder / STAMPS, json.dumps(stamps))
+
+
+def open_artifact(folder: Path, repair: str = "") -> Artifact:
+    """The artifact in a folder, its manifest checked.
+
+    Raises:
+        CorruptArtifact: the manifest is missing, does not parse, or was changed.
+    """
+    repair = repair or "delete this folder and run its stage again"
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        stated = manifest.pop("manifest_sha256")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CorruptArtifact(f"{path}: unreadable ({type(error).__name__}); {repair}") from error
+    if digest(manifest, 64) != stated:
+        raise CorruptArtifact(f"{path}: was changed after it was written; {repair}")
+    if folder.name != manifest["key"]:
+        raise CorruptArtifact(f"{path}: belongs to key {manifest['key']}; {repair}")
+    return Artifact(folder, manifest, repair)
+
+
+def acquire(lock: FileLock, on_wait: Any) -> None:
+    """Take a lock; call `on_wait` once if that takes more than a second."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+
+
+def disk_error(error: OSError, root: Path, stage: str, kept: int) -> UserError | None:
+    """The user's error behind a failed write, or None when it is something else."""
+    import errno
+
+    kept_words = f"{kept} finished file{'s are' if kept != 1 else ' is'} kept; "
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{stage}: no space left in {root}; {kept_words}free some and run the same command again")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return UserError(f"{stage}: {root} is not writable ({error.strerror}); set data_dir=FOLDER or fix its permissions")
+    return None
+
+
+def now() -> str:
+    """The time, for a manifest: UTC, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

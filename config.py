@@ -200,7 +200,9 @@ class ChunkingConfig(Section):
     strategy: Literal["paragraph", "fixed_chars", "fixed_tokens", "sentence_spacy", "sentence_nltk"] = setting(
         "fixed_tokens"
     )
-    max_tokens: int = setting(512, ge=1, help="limit of the token-counted strategies, special tokens and prompt included")
+    max_tokens: int = setting(
+        512, ge=1, help="limit of the token-counted strategies, special tokens and prompt included"
+    )
     max_chars: int = setting(2000, ge=1, help="limit of `paragraph` and `fixed_chars`, in characters")
     overlap_pct: float = setting(0.15, ge=0.0, lt=1.0, help="share of a window repeated in the next")
     tokenizer: str = setting(

@@ -28,7 +28,7 @@ class ShardedArray:
                 raise ValueError(f"{path.name}: {shard.dtype}{shard.shape} does not continue {self.paths[0].name}")
 
     @cached_property
-    def offsets(self) -> Int[np.ndarray, "shards_plus_one"]:
+    def offsets(self) -> Int[np.ndarray, " shards_plus_one"]:
         """First row of every shard, and the number of rows last."""
         return np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])]).astype(np.int64)
 
@@ -49,7 +49,7 @@ class ShardedArray:
             for start in range(0, len(shard), rows):
                 yield int(first) + start, shard[start : start + rows]
 
-    def take(self, indices: Int[np.ndarray, "n"]) -> Shaped[np.ndarray, "n ..."]:
+    def take(self, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
         """Copies of the rows at `indices`, in that order."""
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):

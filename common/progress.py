@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -43,7 +43,7 @@ class Progress:
     enabled: bool = True
 
     @contextmanager
-    def bar(self, label: str, total: float | None = None) -> Iterator[Bar]:
+    def bar(self, label: str, total: float | None = None) -> Generator[Bar]:
         """A bar for the length of a `with` block."""
         if not (self.enabled and sys.stderr.isatty()):
             yield _Silent()
@@ -61,7 +61,14 @@ class Progress:
 
 
 def _rich_progress() -> RichProgress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from common.console import stderr
 

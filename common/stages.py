@@ -139,8 +139,7 @@ class Session:
         """The artifact, built if it is missing (or if the session is `fresh`), and a line in `outcomes`."""
         started = time.perf_counter()
         found = None if self.fresh else self.find(stage)
-        built = found is None
-        artifact, built = (found, False) if found is not None else self._build(stage)
+        artifact, built = (found, False) if found else self._build(stage)
         self._loaded[stage.name] = artifact
         note = "" if built else self._code_note(stage, artifact)
         self.outcomes.append(_outcome(artifact, built, time.perf_counter() - started, note))

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -189,7 +189,7 @@ class Part:
         )
 
     @contextmanager
-    def write(self, name: str) -> Iterator[Path]:
+    def write(self, name: str) -> Generator[Path]:
         """A temporary path to write to; it gets its name when the block ends well, and is removed otherwise."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ class Part:
         with self.write(name) as path, path.open("wb") as stream:
             header = {"descr": contiguous.dtype.str, "fortran_order": False, "shape": contiguous.shape}
             np.lib.format.write_array_header_1_0(stream, header)
-            stream.write(memoryview(contiguous).cast("B") if contiguous.size else b"")
+            stream.write(contiguous.reshape(-1).view(np.uint8).data)
 
     def read_json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
@@ -414,7 +414,9 @@ def disk_error(error: OSError, root: Path, stage: str, kept: int) -> UserError |
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{stage}: no space left in {root}; {kept_words}free some and run the same command again")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return UserError(f"{stage}: {root} is not writable ({error.strerror}); set data_dir=FOLDER or fix its permissions")
+        return UserError(
+            f"{stage}: {root} is not writable ({error.strerror}); set data_dir=FOLDER or fix its permissions"
+        )
     return None
 
 

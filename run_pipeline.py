@@ -1,0 +1,43 @@
+"""The main job: every core stage of a config, in order; what is finished is reused.
+
+Reads   a config (its corpora: installed packages, local files or hub datasets)
+Writes  data/<stage>/<key>/ for documents, chunks, vectors, neighbours, clusters, names, map, report
+Run     uv run run_pipeline.py configs/quickstart.py
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from cluster_corpus import CLUSTERS
+from common.cli import run_script
+from common.stages import Session
+from embed_chunks import CHUNKS, VECTORS
+from name_clusters import NAMES, print_named_tree
+from prepare_data import DOCUMENTS
+from report import MAP, REPORT
+from search import NEIGHBOURS, print_neighbours
+
+STAGES = (DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, REPORT)
+
+
+def present(session: Session, args: Namespace) -> object:
+    """Print the example searches and the named tree; the closing table and the report's path follow."""
+    report = session.load(REPORT).path("report.html")
+    if not args.json:
+        print_neighbours(session)
+        print_named_tree(session)
+        print(f"\nreport: {report}\n")
+    return {"report": str(report)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        run_script(
+            __doc__ or "",
+            STAGES,
+            script="run_pipeline.py",
+            present=present,
+            next_command=lambda session: session.command("search.py", "--query", "your question"),
+        )
+    )

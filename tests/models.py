@@ -1,0 +1,137 @@
+"""Small real models for the tests, built offline in about a second: nothing is downloaded, every weight is seeded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+# Enough ordinary English for a trained vocabulary with whole words, word pieces and single characters.
+TRAINING_TEXT = (
+    "The cell membrane controls what enters and what leaves the living cell.",
+    "Water boils at one hundred degrees when the pressure is one atmosphere.",
+    "A sorted list can be searched in logarithmic time by halving the interval.",
+    "The committee adjourned the meeting until the following Tuesday morning.",
+    "Rivers carry sediment from the mountains to the plains and the sea.",
+    "Prices rise when demand grows faster than supply in a competitive market.",
+    "The violin section tuned their instruments before the second movement.",
+    "Photosynthesis turns light, water and carbon dioxide into sugar and oxygen.",
+    "An iterator yields one element at a time, so the whole file never sits in memory.",
+    "Bread rises because yeast turns sugar into gas, which the dough holds back.",
+    "abcdefghijklmnopqrstuvwxyz 0123456789 .,;:!?()[]{}'\"-+*/=<>_#%&@",
+)
+
+
+def train_wordpiece(texts: Iterable[str] = TRAINING_TEXT, vocabulary: int = 500):
+    """A fast WordPiece tokenizer trained on `texts`, with BERT's normaliser, pre-tokeniser and special tokens."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    # The trainer numbers the special tokens first, in their order.
+    sep, cls = (("[SEP]", SPECIAL_TOKENS.index("[SEP]")), ("[CLS]", SPECIAL_TOKENS.index("[CLS]")))
+    tokenizer.post_processor = processors.BertProcessing(sep, cls)
+    return tokenizer
+
+
+def build_tokenizer(folder: Path, texts: Iterable[str] = TRAINING_TEXT, vocabulary: int = 500, max_tokens: int = 64):
+    """Save a trained WordPiece tokenizer as a transformers tokenizer folder; returns its vocabulary size."""
+    tokenizer = train_wordpiece(texts, vocabulary)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_tokens, **names}
+    _write_json(folder / "tokenizer_config.json", settings)
+    return tokenizer.get_vocab_size()
+
+
+def build_transformer(
+    folder: Path,
+    *,
+    dimensions: int = 32,
+    layers: int = 2,
+    max_tokens: int = 64,
+    pooling: str = "mean",
+    prompts: dict[str, str] | None = None,
+    seed: int = 0,
+) -> Path:
+    """A sentence-transformers folder: a seeded random BERT, a trained tokenizer, pooling, normalisation.
+
+    Args:
+        folder: written to; returned.
+        dimensions: hidden size, a multiple of 4 (the attention heads).
+        layers: transformer blocks.
+        max_tokens: `max_seq_length`, special tokens included.
+        pooling: "mean" or "cls".
+        prompts: the model's own prompts, for instance `{"query": "query: "}`.
+        seed: of the weights.
+    """
+    import torch
+    from transformers import BertConfig, BertModel
+
+    vocabulary = build_tokenizer(folder, max_tokens=max_tokens)
+    settings = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=dimensions,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=2 * dimensions,
+        max_position_embeddings=max_tokens,
+        # BERT's 0.02 leaves a random model's vectors almost parallel; this spreads texts out.
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        BertModel(settings).save_pretrained(folder)
+    _write_modules(folder, dimensions, max_tokens, pooling, prompts or {})
+    return folder
+
+
+def _write_modules(folder: Path, dimensions: int, max_tokens: int, pooling: str, prompts: dict[str, str]) -> None:
+    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(kinds)
+    ]
+    _write_json(folder / "modules.json", modules)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    modes = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"}
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": dimensions, **modes})
+    (folder / "2_Normalize").mkdir(exist_ok=True)
+    _write_json(folder / "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": None})
+
+
+def build_static(folder: Path, *, dimensions: int = 16, seed: int = 0) -> Path:
+    """A static sentence-transformers folder: seeded random token vectors, averaged (the kind potion models are)."""
+    import torch
+    from safetensors.torch import save_file
+
+    build_tokenizer(folder)
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    weights = torch.randn(len(vocabulary), dimensions, generator=torch.Generator().manual_seed(seed))
+    save_file({"embedding.weight": weights}, folder / "model.safetensors")
+    kind = "sentence_transformers.models.StaticEmbedding"
+    _write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
+    _write_json(folder / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
+    return folder
+
+
+def spoil_weights(folder: Path, tensor: str = "encoder.layer.0.output.dense.bias") -> None:
+    """Write NaN into one weight of a saved transformer, so that every vector it makes is NaN."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = {name: value.clone() for name, value in load_file(path).items()}
+    weights[tensor][0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,54 +13,71 @@ if TYPE_CHECKING:
     from jaxtyping import Int, Shaped
 
 
+# A memory map holds a file descriptor, and a process has about a thousand: keep few shards open.
+OPEN_SHARDS = 64
+
+
 class ShardedArray:
     """Shards along the first axis, in the order given; rows are numbered over all of them.
 
     Raises:
-        ValueError: the shards differ in dtype or in the shape of a row.
+        ValueError: the shards differ in dtype or in the shape of a row, or hold Python objects.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        self.shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in self.paths]
-        for path, shard in zip(self.paths, self.shards, strict=True):
-            if shard.dtype != self.shards[0].dtype or shard.shape[1:] != self.shards[0].shape[1:]:
-                raise ValueError(f"{path.name}: {shard.dtype}{shard.shape} does not continue {self.paths[0].name}")
+        headers = [_header(path) for path in self.paths]
+        self.dtype, row_shape = headers[0] if headers else (np.dtype(np.float32), (0, 0))
+        for path, (dtype, shape) in zip(self.paths, headers, strict=True):
+            if dtype != self.dtype or shape[1:] != row_shape[1:]:
+                raise ValueError(f"{path.name}: {dtype}{shape} does not continue {self.paths[0].name}")
+        self.offsets: Int[np.ndarray, " shards_plus_one"] = np.cumsum([0, *(shape[0] for _, shape in headers)])
+        self.shape = (int(self.offsets[-1]), *row_shape[1:])
+        self._shard = lru_cache(OPEN_SHARDS)(self._open)
 
-    @cached_property
-    def offsets(self) -> Int[np.ndarray, " shards_plus_one"]:
-        """First row of every shard, and the number of rows last."""
-        return np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])]).astype(np.int64)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.shards[0].dtype if self.shards else np.dtype(np.float32)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self), *(self.shards[0].shape[1:] if self.shards else (0,)))
+    def _open(self, number: int) -> Shaped[np.ndarray, "n ..."]:
+        return np.load(self.paths[number], mmap_mode="r", allow_pickle=False)
 
     def __len__(self) -> int:
-        return int(self.offsets[-1])
+        return self.shape[0]
 
     def blocks(self, rows: int = 16_384) -> Iterator[tuple[int, Shaped[np.ndarray, "n ..."]]]:
         """(first row, read-only view of at most `rows` rows), never crossing a shard."""
-        for first, shard in zip(self.offsets[:-1], self.shards, strict=True):
+        for number, first in enumerate(self.offsets[:-1]):
+            shard = self._shard(number)
             for start in range(0, len(shard), rows):
                 yield int(first) + start, shard[start : start + rows]
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
-        """Copies of the rows at `indices`, in that order."""
-        indices = np.asarray(indices, dtype=np.int64)
-        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
-            raise IndexError(f"row {int(indices.max())} of an array of {len(self)} rows")
+        """Copies of the rows at `indices`, in that order.
+
+        Raises:
+            TypeError: the indices are not whole numbers (a boolean mask, say).
+            IndexError: one is negative, or beyond the last row.
+        """
+        indices = np.asarray(indices)
+        if len(indices) and indices.dtype.kind not in "iu":
+            raise TypeError(f"row indices must be whole numbers, not {indices.dtype}")
+        outside = indices[(indices < 0) | (indices >= len(self))]
+        if len(outside):
+            raise IndexError(f"row {int(outside[0])} of an array of {len(self)} rows")
+        indices = indices.astype(np.int64)
         out = np.empty((len(indices), *self.shape[1:]), dtype=self.dtype)
         owner = np.searchsorted(self.offsets, indices, side="right") - 1
         for number in np.unique(owner):
             mine = np.flatnonzero(owner == number)
-            out[mine] = self.shards[number][indices[mine] - self.offsets[number]]
+            out[mine] = self._shard(int(number))[indices[mine] - self.offsets[number]]
         return out
 
     def load(self) -> Shaped[np.ndarray, "rows ..."]:
         """All rows in memory."""
-        return np.concatenate(self.shards) if self.shards else np.empty(self.shape, dtype=self.dtype)
+        out = np.empty(self.shape, dtype=self.dtype)
+        for start, block in self.blocks():
+            out[start : start + len(block)] = block
+        return out
+
+
+def _header(path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+    """dtype and shape of a `.npy` file, from its header."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array.dtype, array.shape

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from common.configs import load_config, setting_rows
+from common.console import one_line
 from common.errors import UserError
 from common.stages import Outcome, Session, Stage, plan
 
@@ -115,25 +117,28 @@ def _with_upstream(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
 def guarded(action: Callable[[], int], *, debug: bool) -> int:
     """Run `action`; an error becomes one line on stderr and an exit code."""
     try:
-        return action()
-    except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is kept; run the same command to go on", file=sys.stderr)
+        code = action()
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as interrupt:
+        kept = str(interrupt) or "what was finished is kept"
+        print(f"\ninterrupted: {kept}; run the same command to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; leave without a second error when the interpreter flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except UserError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except Exception as error:
         if debug:
-            raise
-        message = " ".join(str(error).split()) or "no message"
-        print(f"error: {type(error).__name__}: {message} (--debug shows where)", file=sys.stderr)
-        return 1
+            traceback.print_exc()
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return one_line(str(error))
+    return f"{type(error).__name__}: {one_line(str(error)) or 'no message'} (--debug shows where)"
 
 
 # --- printing ------------------------------------------------------------------------------------------------

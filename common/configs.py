@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from common.errors import ConfigError
-from config import range_error
+from config import Section, range_error
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
@@ -53,9 +54,9 @@ def _execute(path: Path, origin: str) -> Any:
         raise ConfigError(f"{origin}: no such config file{_nearby(path)}")
     try:
         namespace = runpy.run_path(str(path))
-    except Exception as error:
-        line = _line_in(error, path)
-        raise ConfigError(f"{origin}{line}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        where = f"{origin}{_line_in(error, path)}"
+        raise ConfigError(_misspelt(error, where) or f"{where}: {type(error).__name__}: {error}") from error
     value = namespace.get("config")
     if not is_dataclass(value) or isinstance(value, type):
         raise ConfigError(f"{origin}: a config file must define `config`, a settings dataclass")
@@ -68,7 +69,24 @@ def _nearby(path: Path) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _line_in(error: Exception, path: Path) -> str:
+_UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
+
+
+def _misspelt(error: BaseException, where: str) -> str | None:
+    """The message of an override's typo, for the TypeError that the same typo raises in a config file."""
+    found = _UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
+    sections = {section.__name__: section for section in _subclasses(Section)}
+    if found is None or found[1] not in sections:
+        return None
+    known = [item.name for item in fields(sections[found[1]])]
+    return _unknown(f"{found[1]}.{found[2]}", found[2], known, where)
+
+
+def _subclasses(root: Any) -> list[Any]:
+    return [found for child in root.__subclasses__() for found in (child, *_subclasses(child))]
+
+
+def _line_in(error: BaseException, path: Path) -> str:
     import traceback
 
     if isinstance(error, SyntaxError):
@@ -262,7 +280,10 @@ def _conform_value(hint: Any, value: Any, where: str, origin: str) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where}: the number is too large ({origin})") from None
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {value} is not a finite number")
     if type(value) is not hint:

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
+CLOCK_STEP_NS = 2_000_000_000  # the coarsest file time still in use (FAT): two seconds
 
 
 def sha256_of(path: Path) -> str:
@@ -37,18 +39,18 @@ class HashCache:
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=10)
-        connection.execute("CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, stamp TEXT, sha256 TEXT)")
+        connection.execute("CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, stamp TEXT, sha256 TEXT)")
         return connection
 
     def get(self, path: Path, stamp: str) -> str | None:
         with suppress(sqlite3.Error, OSError), closing(self._connect()) as connection:
-            row = connection.execute("SELECT stamp, sha256 FROM hashes WHERE path = ?", (str(path),)).fetchone()
+            row = connection.execute("SELECT stamp, sha256 FROM hashes WHERE path = ?", (os.fsencode(path),)).fetchone()
             return row[1] if row and row[0] == stamp else None
         return None
 
     def put(self, path: Path, stamp: str, sha256: str) -> None:
         with suppress(sqlite3.Error, OSError), closing(self._connect()) as connection, connection:
-            connection.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", (str(path), stamp, sha256))
+            connection.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", (os.fsencode(path), stamp, sha256))
 
 
 def file_sha256(path: Path | str, cache_dir: Path) -> str:
@@ -59,8 +61,11 @@ def file_sha256(path: Path | str, cache_dir: Path) -> str:
     if known:
         return known
     fresh = sha256_of(resolved)
-    # A file being written while it was read gets no entry: its hash may belong to neither version.
-    if stamp_of(resolved) == stamp:
+    # A file being written while it was read gets no entry: its hash may belong to neither version. Nor does one
+    # changed just now: a second change within the clock's step would leave the same stamp.
+    stat = resolved.stat()
+    settled = time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > CLOCK_STEP_NS
+    if settled and stamp_of(resolved) == stamp:
         cache.put(resolved, stamp, fresh)
     return fresh
 

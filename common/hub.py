@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,15 +16,18 @@ RepoType = Literal["model", "dataset"]
 
 def is_local(name: str) -> bool:
     """Whether a model or dataset name is a folder or file on this machine."""
-    return Path(name).expanduser().exists()
+    return bool(name) and Path(name).expanduser().exists()
 
 
 def _looks_like_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
 
 
+@cache
 def hub_commit(name: str, revision: str, repo_type: RepoType) -> str:
     """The commit that `revision` of a hub repository is now; from the local hub cache when the hub cannot be reached.
+
+    Asked once a process: every stage of a run must mean the same commit.
 
     Raises:
         UserError: it is neither reachable nor cached, or it does not exist.

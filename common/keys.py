@@ -19,7 +19,9 @@ def canonical(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         return keyed_settings(value)
     if isinstance(value, Mapping):
-        return {str(name): canonical(item) for name, item in value.items()}
+        if odd := [name for name in value if not isinstance(name, str)]:
+            raise TypeError(f"{odd[0]!r} cannot name a part of a key: only strings can (1 and '1' would be one)")
+        return {name: canonical(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [canonical(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import MissingArtifact
-from common.keys import all_settings
+from common.keys import all_settings, digest
 from common.progress import Progress
 from common.provenance import code_fingerprint, git_state, installed_versions, python_version, same_code
 from common.store import Artifact, Part, Step, Store, acquire, disk_error, now, replace_text
@@ -101,8 +101,13 @@ class Session:
     def step(self, stage: Stage) -> Step:
         """The step of a stage under this config; its key follows from settings and upstream keys."""
         if stage.name not in self._steps:
-            inputs = {upstream.name: self.step(upstream).key for upstream in stage.inputs}
-            inputs |= stage.content(self.config, self.store.cache_dir)
+            upstream = {item.name: self.step(item).key for item in stage.inputs}
+            outside = dict(stage.content(self.config, self.store.cache_dir))
+            if clash := upstream.keys() & outside.keys():
+                raise ValueError(
+                    f"stage {stage.name}: content may not be named like an upstream stage: {sorted(clash)}"
+                )
+            inputs = upstream | outside
             self._steps[stage.name] = Step(stage.name, stage.script, stage.version, stage.settings(self.config), inputs)
         return self._steps[stage.name]
 
@@ -157,9 +162,10 @@ class Session:
                 return self._build_locked(stage, step, inputs)
             finally:
                 lock.release()
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(f"{step.stage} {step.key}: {_kept(part)} finished files are kept") from error
         except OSError as error:
-            kept = len(part.finished_names()) if part.path.is_dir() else 0
-            problem = disk_error(error, self.data_dir, step.stage, kept)
+            problem = disk_error(error, self.data_dir, step.stage, _kept(part))
             if problem is None:
                 raise
             raise problem from error
@@ -175,11 +181,14 @@ class Session:
         started = time.perf_counter()
         job = Job(self.config, inputs, part, self.progress, self.store.cache_dir)
         rows = stage.compute(job)
+        if not isinstance(rows, int) or isinstance(rows, bool):
+            raise TypeError(f"stage {stage.name}: compute must return its number of rows, not {rows!r}")
         facts = {
             "rows": rows,
             "seconds": round(time.perf_counter() - started, 3),
             "resumed_files": resumed,
             "created": now(),
+            "upstream": [item.name for item in stage.inputs],
             "script": stage.script,
             "config": all_settings(self.config),
             "seed": step.settings.get("seed"),
@@ -197,14 +206,25 @@ class Session:
 
     def _record_run(self) -> None:
         """Point `data/runs/<name>.json` at the keys of this config; these are the roots that gc keeps."""
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", self.config.name)
-        path = self.data_dir / "runs" / f"{name}.json"
+        path = self.data_dir / "runs" / f"{run_file_name(self.config.name)}.json"
         keys = {outcome.stage: outcome.key for outcome in self.outcomes}
-        with suppress(OSError, ValueError):
-            known = json.loads(path.read_text()) if path.is_file() else {}
+        known: dict[str, str] = {}
+        with suppress(OSError, ValueError, TypeError):
+            known = dict(json.loads(path.read_text()))
+        with suppress(OSError):
             if {**known, **keys} != known:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replace_text(path, json.dumps({**known, **keys}, indent=1) + "\n")
+
+
+def run_file_name(name: str) -> str:
+    """A config's name as a file name; names that would differ only in what a file cannot carry stay apart."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100]
+    return safe if safe == name and not name.startswith(".") else f"{safe.lstrip('.')}-{digest(name, 8)}"
+
+
+def _kept(part: Part) -> int:
+    return len(part.finished_names()) if part.path.is_dir() else 0
 
 
 def _outcome(artifact: Artifact, built: bool, seconds: float, note: str) -> Outcome:

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -104,38 +104,36 @@ class Artifact:
         if name not in self.manifest["files"]:
             raise CorruptArtifact(f"{self.folder}: the manifest lists no file '{name}'; {self.repair}")
         if name not in self._checked:
-            self.check(name)
+            self.check([name])
         return self.folder / name
 
-    def check(self, name: str, *, always_hash: bool = False) -> None:
-        """Raise CorruptArtifact unless the file is what the manifest says."""
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Raise CorruptArtifact unless these files (by default all) are what the manifest says."""
+        hashed = [name for name in (self.names() if names is None else names) if self._check_file(name)]
+        if hashed:
+            with suppress(OSError):
+                replace_text(self.folder / STAMPS, json.dumps(self._stamps))
+
+    def _check_file(self, name: str) -> bool:
+        """Check one file; whether it had to be hashed."""
         path, entry = self.folder / name, self.manifest["files"][name]
         if not path.is_file():
             raise CorruptArtifact(f"{path}: missing; {self.repair}")
         if path.stat().st_size != entry["bytes"]:
             raise CorruptArtifact(f"{path}: {path.stat().st_size} bytes instead of {entry['bytes']}; {self.repair}")
         stamp = stamp_of(path)
-        if always_hash or self._stamps.get(name) != stamp:
-            if sha256_of(path) != entry["sha256"]:
-                raise CorruptArtifact(f"{path}: its checksum is not the manifest's; {self.repair}")
-            self._remember(name, stamp)
+        known = self._stamps.get(name) == stamp
+        if not known and sha256_of(path) != entry["sha256"]:
+            raise CorruptArtifact(f"{path}: its checksum is not the manifest's; {self.repair}")
+        self._stamps[name] = stamp
         self._checked[name] = True
-
-    def check_all(self, *, always_hash: bool = False) -> None:
-        """`check` every file."""
-        for name in self.names():
-            self.check(name, always_hash=always_hash)
+        return not known
 
     @cached_property
     def _stamps(self) -> dict[str, str]:
         with suppress(OSError, ValueError):
             return dict(json.loads((self.folder / STAMPS).read_text()))
         return {}
-
-    def _remember(self, name: str, stamp: str) -> None:
-        self._stamps[name] = stamp
-        with suppress(OSError):
-            replace_text(self.folder / STAMPS, json.dumps(self._stamps))
 
     def json(self, name: str) -> Any:
         """A JSON file."""
@@ -191,6 +189,8 @@ class Part:
     @contextmanager
     def write(self, name: str) -> Generator[Path]:
         """A temporary path to write to; it gets its name when the block ends well, and is removed otherwise."""
+        if name == MANIFEST or Path(name).name.startswith("."):
+            raise ValueError(f"'{name}' cannot be the name of an artifact's file: the store keeps its own notes there")
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
@@ -287,10 +287,17 @@ class Store:
             CorruptArtifact: it is there, but not whole.
         """
         folder = self.folder(step)
-        if not folder.is_dir():
+        seen = _inode(folder)
+        if seen is None:
             return None
-        artifact = open_artifact(folder, repair)
-        artifact.check_all()
+        try:
+            artifact = open_artifact(folder, repair)
+            artifact.check()
+        except CorruptArtifact:
+            # Another process may be swapping in a fresh one at this moment: then it is the new one that counts.
+            if _inode(folder) == seen:
+                raise
+            return self.find(step, repair)
         return artifact
 
     def lock(self, step: Step) -> FileLock:
@@ -306,6 +313,7 @@ class Store:
         folder, part = self.folder(step), self.part_folder(step)
         parked = sorted(folder.parent.glob(f"{step.key}.old-*"))
         if not folder.exists() and (part / MANIFEST).is_file():
+            _strip(part)
             part.rename(folder)
         if not folder.exists() and parked:
             parked.pop().rename(folder)
@@ -313,9 +321,9 @@ class Store:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def open_part(self, step: Step, fingerprint: str, *, fresh: bool) -> Part:
-        """The folder to build in: a killed run's, if the same code made it, else an empty one."""
+        """The folder to build in: a killed run's, if the same code made it, else an empty one. Call under the lock."""
         part = Part(self.part_folder(step))
-        note = {"key": step.key, "fingerprint": fingerprint}
+        note = {"key": step.key, "fingerprint": fingerprint, "inputs": dict(step.inputs)}
         known = None
         with suppress(OSError, ValueError):
             known = json.loads((part.path / PART_NOTE).read_text())
@@ -327,9 +335,13 @@ class Store:
         return part
 
     def publish(self, step: Step, part: Part, facts: Mapping[str, Any]) -> Artifact:
-        """Write the manifest, rename the folder into place, and open it."""
-        shutil.rmtree(part.path / SCRATCH, ignore_errors=True)
-        files = {name: _file_entry(part.path / name) for name in part.finished_names() if name != MANIFEST}
+        """Write the manifest, rename the folder into place, and open it.
+
+        Scratch files and notes go only after the manifest is there: a run that dies before must find all of them.
+        """
+        files = {name: _file_entry(part.path / name) for name in part.finished_names() if not _is_scratch(name)}
+        if not files:
+            raise RuntimeError(f"stage {step.stage} wrote no file")
         manifest = {
             "stage": step.stage,
             "key": step.key,
@@ -340,8 +352,11 @@ class Store:
             **facts,
         }
         manifest["manifest_sha256"] = digest(manifest, 64)
-        (part.path / PART_NOTE).unlink(missing_ok=True)
-        replace_text(part.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        for folder in [part.path, *(path for path in part.path.rglob("*") if path.is_dir())]:
+            sync(folder)
+        # ASCII, because a command line may hold bytes that are no UTF-8.
+        replace_text(part.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        _strip(part.path)
         self._swap(step, part)
         artifact = open_artifact(self.folder(step))
         _stamp_new_files(artifact)
@@ -363,6 +378,23 @@ class Store:
             folder = manifest.parent
             if "." not in folder.name:
                 yield folder
+
+
+def _is_scratch(name: str) -> bool:
+    return name.split("/")[0] == SCRATCH
+
+
+def _strip(part: Path) -> None:
+    """Remove from a complete part what is not published."""
+    shutil.rmtree(part / SCRATCH, ignore_errors=True)
+    (part / PART_NOTE).unlink(missing_ok=True)
+
+
+def _inode(folder: Path) -> int | None:
+    """What tells a folder from another of the same name; None when there is none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return folder.stat().st_ino
+    return None
 
 
 def _file_entry(path: Path) -> dict[str, object]:
@@ -407,16 +439,24 @@ def acquire(lock: FileLock, on_wait: Any) -> None:
 
 
 def disk_error(error: OSError, root: Path, stage: str, kept: int) -> UserError | None:
-    """The user's error behind a failed write, or None when it is something else."""
+    """The user's error behind a failed write below `root`, or None when it is something else."""
     import errno
 
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
+    named = [Path(os.fsdecode(name)).absolute() for name in names]
+    if named and not any(path.is_relative_to(root.absolute()) for path in named):
+        return None
     kept_words = f"{kept} finished file{'s are' if kept != 1 else ' is'} kept; "
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{stage}: no space left in {root}; {kept_words}free some and run the same command again")
+    if error.errno == errno.EFBIG:
+        return UserError(f"{stage}: a file in {root} exceeds the limit on file sizes; {kept_words}raise `ulimit -f`")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return UserError(
             f"{stage}: {root} is not writable ({error.strerror}); set data_dir=FOLDER or fix its permissions"
         )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return UserError(f"{stage}: {root} is not a folder to write to ({error.strerror}); set data_dir=FOLDER")
     return None
 
 

@@ -1,0 +1,246 @@
+/* Draws the map and the treemap of a report. Corpus text reaches the page only through textContent, or through
+   `plain`, which keeps Plotly from reading it as its pseudo-HTML. */
+"use strict";
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const data = JSON.parse(byId("data").textContent);
+  const points = data.points, total = points.x.length;
+  const NOISE = data.groups.length; // noise is drawn as one more group, under the others
+
+  // Eight colours a theme, chosen so that the nearest two stay apart in normal, protan and deutan vision (OKLab
+  // distance at least 0.16, tests/test_report.py); from the ninth group on the marker's shape tells them apart.
+  const COLOURS = {
+    light: ["#413fd2", "#f25e07", "#01a58c", "#591d08", "#7e87fd", "#046e84", "#ab361c", "#052e69"],
+    dark: ["#82a7fe", "#fa8f16", "#19cba6", "#df433b", "#ffe72c", "#0b919a", "#915af3", "#69faff"],
+  };
+  const SHAPES = ["circle", "diamond", "triangle-up", "square", "cross", "star"];
+  const OUTLINES = {
+    circle: "M8 2a6 6 0 1 0 .01 0z", diamond: "M8 1l6 7-6 7-6-7z", "triangle-up": "M8 2l7 12H1z", square: "M3 3h10v10H3z",
+    cross: "M6 1h4v5h5v4h-5v5H6v-5H1V6h5z", star: "M8 1l2 5 5 .4-4 3.300 1.300 5.300L8 12l-4.300 3 1.300-5.300-4-3.300L6 6z",
+  };
+  const darkQuery = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => darkQuery.matches && !matchMedia("print").matches;
+  const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const groupColour = (group) =>
+    group < 0 || group === NOISE ? token("--noise") : COLOURS[isDark() ? "dark" : "light"][group % 8];
+  const groupShape = (group) => (group === NOISE ? "circle" : SHAPES[Math.floor(group / 8) % SHAPES.length]);
+  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const clip = (text, limit) => (text.length > limit ? [...text].slice(0, limit - 1).join("").trimEnd() + "…" : text);
+  const number = (value) => value.toLocaleString("en-GB");
+  const font = () => ({ family: token("--sans"), color: token("--ink"), size: 12 });
+  const CONFIG = {
+    displaylogo: false, responsive: true,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toggleSpikelines"],
+  };
+
+  /* --- the map ---------------------------------------------------------------------------------------------- */
+
+  const groupOf = points.path.map((path) => (data.paths[path].group < 0 ? NOISE : data.paths[path].group));
+  const members = Array.from({ length: NOISE + 1 }, () => []);
+  groupOf.forEach((group, index) => members[group].push(index));
+  const groupName = (group) => (group === NOISE ? (NOISE ? "noise, in no cluster" : "all chunks") : data.groups[group].name);
+  const order = [NOISE, ...data.groups.keys()].filter((group) => members[group].length); // drawn in this order
+  const visible = new Set(order);
+  const haystack = points.text.map((text, index) =>
+    `${text}\n${data.paths[points.path[index]].name}\n${data.sources[points.source[index]]}`.toLowerCase());
+  let matching = null; // null: nothing is looked for
+
+  const markerSize = total > 6000 ? 4 : total > 1500 ? 5 : 7;
+  function traceOf(group) {
+    const mine = members[group];
+    return {
+      type: "scatter", mode: "markers", name: plain(groupName(group)), hoverinfo: "none", visible: visible.has(group),
+      x: mine.map((index) => points.x[index]), y: mine.map((index) => points.y[index]), customdata: mine,
+      marker: {
+        color: groupColour(group), symbol: groupShape(group),
+        size: group === NOISE ? Math.max(3, markerSize - 1) : markerSize, opacity: group === NOISE ? 0.55 : 0.8,
+        line: { width: 0 },
+      },
+      selectedpoints: matching ? mine.flatMap((index, place) => (matching.has(index) ? [place] : [])) : null,
+      selected: { marker: { opacity: 1, size: markerSize + 3 } },
+      unselected: { marker: { opacity: 0.1 } },
+    };
+  }
+
+  const median = (values) => values.slice().sort((a, b) => a - b)[Math.floor(values.length / 2)];
+  const centres = data.groups.map((_, group) => members[group].length && {
+    x: median(members[group].map((index) => points.x[index])), y: median(members[group].map((index) => points.y[index])),
+  });
+
+  // Names on the map, widest group first; one that would cover another is left to the legend.
+  function labels(plot) {
+    const layout = plot._fullLayout, taken = [];
+    const shown = order.filter((group) => group !== NOISE && visible.has(group));
+    return shown.sort((a, b) => members[b].length - members[a].length).flatMap((group) => {
+      const text = clip(groupName(group), 30), { x, y } = centres[group];
+      const left = layout.xaxis.l2p(x), top = layout.yaxis.l2p(y), half = text.length * 3.3 + 6;
+      const box = { left: left - half, right: left + half, top: top - 11, bottom: top + 11 };
+      const inside = box.left > 0 && box.right < layout.xaxis._length && top > 12 && top < layout.yaxis._length - 12;
+      if (!inside || taken.some((o) => o.left < box.right && box.left < o.right && o.top < box.bottom && box.top < o.bottom)) return [];
+      taken.push(box);
+      return [{
+        x, y, text: plain(text), showarrow: false, captureevents: false, borderpad: 2,
+        font: { ...font(), size: 12 }, bgcolor: token("--card"), opacity: 0.86,
+      }];
+    });
+  }
+
+  function mapLayout() {
+    const axis = { visible: false, zeroline: false, automargin: false };
+    return {
+      paper_bgcolor: token("--card"), plot_bgcolor: token("--card"), font: font(), showlegend: false,
+      margin: { l: 8, r: 8, t: 8, b: 8 }, hovermode: "closest", hoverdistance: 12, uirevision: "keep",
+      xaxis: axis, yaxis: axis, dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: token("--soft"), activecolor: token("--accent") },
+    };
+  }
+
+  async function drawMap() {
+    const plot = byId("plot");
+    await Plotly.react(plot, order.map(traceOf), { ...mapLayout(), annotations: [] }, CONFIG);
+    await placeLabels();
+  }
+
+  let placing = false;
+  async function placeLabels() {
+    if (placing) return;
+    placing = true;
+    const plot = byId("plot");
+    await Plotly.relayout(plot, { annotations: matching ? [] : labels(plot) });
+    placing = false;
+  }
+
+  function showCard(event) {
+    const point = event.points[0], index = point.customdata, card = byId("card"), frame = card.parentElement;
+    const path = data.paths[points.path[index]];
+    const row = (name, text) => {
+      const line = document.createElement("div");
+      line.className = name; line.dir = "auto"; line.textContent = text;
+      return line;
+    };
+    const place = path.name ? (points.noise[index] ? `${path.name} › noise` : path.name) : groupName(NOISE);
+    card.replaceChildren(row("where", place), row("from", data.sources[points.source[index]]), row("text", points.text[index]));
+    card.hidden = false;
+    const left = point.xaxis.l2p(point.x) + point.xaxis._offset, top = point.yaxis.l2p(point.y) + point.yaxis._offset;
+    const beside = left + 14 + card.offsetWidth > frame.clientWidth ? left - 14 - card.offsetWidth : left + 14;
+    card.style.left = `${Math.max(6, Math.min(beside, frame.clientWidth - card.offsetWidth - 6))}px`;
+    card.style.top = `${Math.max(6, Math.min(top + 12, frame.clientHeight - card.offsetHeight - 6))}px`;
+  }
+
+  function drawLegend() {
+    const entries = [...order.filter((group) => group !== NOISE), ...order.filter((group) => group === NOISE)];
+    const buttons = entries.map((group) => {
+      const button = document.createElement("button");
+      button.type = "button"; button.dataset.group = group;
+      const mark = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+      mark.setAttribute("viewBox", "0 0 16 16"); mark.setAttribute("aria-hidden", "true");
+      const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      shape.setAttribute("d", OUTLINES[groupShape(group)]);
+      mark.append(shape);
+      const label = Object.assign(document.createElement("span"), { className: "label", textContent: groupName(group), dir: "auto" });
+      const count = Object.assign(document.createElement("span"), { className: "count", textContent: number(members[group].length) });
+      button.append(mark, label, count);
+      button.addEventListener("click", () => toggle(group));
+      button.addEventListener("dblclick", () => only(group));
+      return button;
+    });
+    const all = Object.assign(document.createElement("button"), { type: "button", textContent: "Show all", id: "show-all", hidden: true });
+    all.addEventListener("click", () => showGroups(order));
+    byId("legend").replaceChildren(...buttons, all);
+    paintLegend();
+  }
+
+  function paintLegend() {
+    for (const button of byId("legend").querySelectorAll("[data-group]")) {
+      const group = Number(button.dataset.group);
+      button.setAttribute("aria-pressed", String(visible.has(group)));
+      button.querySelector("path").setAttribute("fill", groupColour(group));
+    }
+    byId("show-all").hidden = visible.size === order.length;
+  }
+
+  function showGroups(groups) {
+    visible.clear();
+    groups.forEach((group) => visible.add(group));
+    paintLegend();
+    return drawMap();
+  }
+  const toggle = (group) => showGroups(order.filter((other) => (other === group) !== visible.has(other)));
+  const only = (group) => showGroups([group]);
+
+  /* --- looking for points ----------------------------------------------------------------------------------- */
+
+  function highlight(indices, words) {
+    matching = indices && new Set(indices);
+    byId("found").textContent = matching ? `${number(matching.size)} of ${number(total)} points ${words}` : `${number(total)} points shown`;
+    byId("clear").hidden = !matching;
+    return drawMap();
+  }
+
+  function find() {
+    const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean);
+    if (!words.length) return highlight(null);
+    const found = haystack.flatMap((text, index) => (words.every((word) => text.includes(word)) ? [index] : []));
+    return highlight(found, "match");
+  }
+
+  function findCluster(path) {
+    const inside = data.paths.map((entry) => entry.path === path || entry.path.startsWith(`${path}.`));
+    byId("find").value = "";
+    byId("map").scrollIntoView();
+    return highlight([...points.path.keys()].filter((index) => inside[points.path[index]]), "are in the cluster");
+  }
+
+  /* --- the treemap ------------------------------------------------------------------------------------------ */
+
+  const mix = (colour, back, part) => {
+    const parse = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+    const [a, b] = [parse(colour), parse(back)];
+    return `rgb(${a.map((value, channel) => Math.round(value * part + b[channel] * (1 - part))).join(",")})`;
+  };
+
+  function tileColour(tile) {
+    if (!tile.parent) return token("--card");
+    if (tile.noise || tile.group < 0) return mix(token("--noise"), token("--card"), 0.35);
+    return mix(groupColour(tile.group), token("--card"), 0.3 - 0.04 * Math.min(tile.id.split(".").length - 1, 3));
+  }
+
+  function drawTreemap() {
+    const tiles = data.tree;
+    const trace = {
+      type: "treemap", branchvalues: "total", sort: true, ids: tiles.map((tile) => tile.id), parents: tiles.map((tile) => tile.parent),
+      labels: tiles.map((tile) => plain(tile.name)), values: tiles.map((tile) => tile.value),
+      text: tiles.map((tile) => number(tile.value)), textinfo: "label+text",
+      hovertemplate: "%{label}<br>%{text} chunks · %{percentParent:.0%} of its parent<extra></extra>",
+      marker: { colors: tiles.map(tileColour), line: { width: 1.5, color: token("--back") }, pad: { t: 24, l: 4, r: 4, b: 4 }, cornerradius: 4 },
+      textfont: { ...font(), size: 13 }, pathbar: { visible: true, thickness: 26, textfont: font(), side: "top" },
+      maxdepth: 3, tiling: { pad: 2 }, root: { color: token("--card") },
+      hoverlabel: { bgcolor: token("--card"), bordercolor: token("--line"), font: font() },
+    };
+    const layout = { margin: { l: 0, r: 0, t: 28, b: 0 }, paper_bgcolor: token("--back"), font: font() };
+    return Plotly.react(byId("treemap"), [trace], layout, { displayModeBar: false, responsive: true });
+  }
+
+  /* --- wiring ----------------------------------------------------------------------------------------------- */
+
+  const setOpen = (open) => document.querySelectorAll(".tree details").forEach((item) => { item.open = open; });
+  let timer;
+  byId("find").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(find, total > 4000 ? 150 : 40); });
+  byId("clear").addEventListener("click", () => { byId("find").value = ""; highlight(null); });
+  byId("open-all").addEventListener("click", () => setOpen(true));
+  byId("close-all").addEventListener("click", () => setOpen(false));
+  document.querySelectorAll("[data-path]").forEach((button) => button.addEventListener("click", () => findCluster(button.dataset.path)));
+  const redraw = () => { paintLegend(); return Promise.all([drawMap(), drawTreemap()]); };
+  darkQuery.addEventListener("change", redraw);
+  window.addEventListener("beforeprint", redraw);
+  window.addEventListener("afterprint", redraw);
+
+  drawLegend();
+  drawMap().then(() => {
+    const plot = byId("plot");
+    plot.on("plotly_hover", showCard);
+    plot.on("plotly_unhover", () => { byId("card").hidden = true; });
+    plot.on("plotly_relayout", (change) => { if (!("annotations" in change)) placeLabels(); });
+    return drawTreemap();
+  }).then(() => { document.documentElement.dataset.ready = "yes"; });
+})();

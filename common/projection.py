@@ -1,0 +1,96 @@
+"""Coordinates in the plane for a map of vectors: seeded UMAP, or principal components where UMAP has too little."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.recursion import EXACT_NEIGHBOURS_ROWS, nearest_neighbours, one_thread
+from common.shapes import check_shape
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+# With so few rows a neighbour graph is the whole data set; principal components show it as it is.
+PCA_ROWS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """Coordinates, float32, one row for each vector, and what they were made with (`umap` or `pca`)."""
+
+    points: Float[np.ndarray, "n 2"]
+    method: str
+
+
+def plane(vectors: Float[np.ndarray, "n d"], n_neighbors: int, min_dist: float, seed: int) -> Plane:
+    """Lay vectors out in the plane by cosine distance; deterministic, at any number of threads.
+
+    At most `PCA_ROWS` rows, or rows that are all the same, are shown by principal components.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    n = check_shape("vectors", vectors, "n d")["n"]
+    rows = np.asarray(vectors, dtype=np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError("vectors: a value is not finite")
+    with one_thread():
+        if n <= PCA_ROWS or rows.shape[1] < 2 or (rows == rows[0]).all():
+            return Plane(principal_plane(rows), "pca")
+        return Plane(_umap_plane(rows, min(n_neighbors, n - 1), min_dist, seed), "umap")
+
+
+def principal_plane(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
+    """The first two principal components; zeros where there are fewer. Signs are fixed: the largest entry is > 0."""
+    points = np.zeros((len(rows), 2), dtype=np.float32)
+    if len(rows):
+        left, scale, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+        scores = (left * scale)[:, :2]
+        largest = np.abs(scores).argmax(axis=0)
+        signs = np.where(scores[largest, np.arange(scores.shape[1])] < 0, -1, 1)
+        points[:, : scores.shape[1]] = scores * signs
+    return points
+
+
+def _umap_plane(rows: Float[np.ndarray, "n d"], n_neighbors: int, min_dist: float, seed: int) -> np.ndarray:
+    """UMAP on an exact neighbour graph, which saves the half minute its own search needs to compile itself."""
+    from umap import UMAP
+
+    known = (None, None, None)
+    if len(rows) <= EXACT_NEIGHBOURS_ROWS:
+        near = nearest_neighbours(rows, n_neighbors, "cosine")
+        known = (near.indices, near.distances, None)
+    model = UMAP(
+        n_neighbors=n_neighbors,
+        n_components=2,
+        metric="cosine",
+        min_dist=min_dist,
+        init="pca",
+        random_state=seed,
+        n_jobs=1,
+        precomputed_knn=known,
+        disconnection_distance=np.inf,
+    )
+    with warnings.catch_warnings():
+        # UMAP remarks that it could not project *new* points with a given graph; none are.
+        warnings.simplefilter("ignore")
+        return np.asarray(model.fit_transform(rows), dtype=np.float32)
+
+
+def sample_by_hash(ids: Sequence[str], count: int, seed: int) -> Int[np.ndarray, " chosen"]:
+    """Positions, increasing, of the `count` ids with the smallest hash (all of them when there are no more).
+
+    A row's chance does not depend on its neighbours: adding rows to a corpus replaces few of the chosen ones.
+    """
+    if count >= len(ids):
+        return np.arange(len(ids))
+    prefix = f"{seed}\0".encode()
+    digests = b"".join(hashlib.sha256(prefix + item.encode()).digest()[:8] for item in ids)
+    order = np.argsort(np.frombuffer(digests, dtype=">u8"), kind="stable")
+    return np.sort(order[:count])

@@ -14,7 +14,7 @@ import hashlib
 import inspect
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -109,7 +109,7 @@ def _file_rows(package: Package, entry: str, min_chars: int) -> list[Row | BadRo
     module = module_name(entry)
     key, where = f"{package.name}/{module}", f"{package.name}/{entry}"
     try:
-        source = package.distribution.locate_file(entry).read_bytes()  # ty: ignore[unresolved-attribute]  (a Path)
+        source = package.distribution.locate_file(entry).read_bytes()  # ty: ignore[missing-attribute]  (a Path)
     except OSError as error:
         return [BadRow(key, f"{where}:1", "unparsable", f"cannot be read: {error.strerror}")]
     if len(source) < min_chars:
@@ -137,7 +137,7 @@ def parse(source: bytes) -> ast.Module:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _no_collection() -> Generator[None]:
     """The collector would walk a growing tree again and again; a tree holds no cycles until it is whole."""
     enabled = gc.isenabled()
     gc.disable()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError, UserError
 from common.hub import hub_commit, is_local
@@ -25,15 +24,17 @@ def read_hub(reader: HubReader, columns: tuple[str, ...], cache_dir: Path | None
         ConfigError: the subset or split does not exist.
         UserError: the dataset does not exist, the hub is unreachable, or the stream breaks off.
     """
-    dataset = _first_shards(_open(reader, cache_dir), reader.take_shards)
+    dataset = _open(reader, cache_dir)
     names = dataset.column_names or []
     chosen = sorted({name if name in names else name.split(".")[0] for name in columns})
     if chosen and set(chosen) <= set(names):
         dataset = dataset.select_columns(chosen)
     position = -1
-    with _one_line_errors(reader, lambda: f"after row {position} "):
-        for position, fields in enumerate(dataset):
+    try:
+        for position, fields in enumerate(_first_shards(dataset, reader.take_shards)):
             yield Row(str(position), fields, f"{reader.split}:{position}")
+    except Exception as error:
+        raise _user_error(reader, error, f"after row {position} ") from error
 
 
 def _open(reader: HubReader, cache_dir: Path | None) -> IterableDataset:
@@ -45,29 +46,19 @@ def _open(reader: HubReader, cache_dir: Path | None) -> IterableDataset:
     from datasets import load_dataset
 
     cache = str(cache_dir / "datasets") if cache_dir else None
-    with _one_line_errors(reader, lambda: ""):
-        return load_dataset(path, reader.subset, split=reader.split, revision=revision, streaming=True, cache_dir=cache)
-
-
-def _first_shards(dataset: IterableDataset, count: int | None) -> IterableDataset:
-    """The first `count` data files; a shard of a streamed dataset is one file."""
-    if count is None or count >= dataset.num_shards:
-        return dataset
-    from datasets import concatenate_datasets
-
-    parts = [dataset.shard(num_shards=dataset.num_shards, index=index) for index in range(count)]
-    return concatenate_datasets(parts)
-
-
-@contextmanager
-def _one_line_errors(reader: HubReader, progress: object) -> Iterator[None]:
     try:
-        yield
-    except (UserError, GeneratorExit):
-        raise
+        return load_dataset(path, reader.subset, split=reader.split, revision=revision, streaming=True, cache_dir=cache)
     except Exception as error:
-        at = progress() if callable(progress) else ""
-        raise _user_error(reader, error, at) from error
+        raise _user_error(reader, error, "") from error
+
+
+def _first_shards(dataset: IterableDataset, count: int | None) -> Iterator[dict[str, Any]]:
+    """The rows of the first `count` data files (of all, when None); a shard of a streamed dataset is one file."""
+    if count is None or count >= dataset.num_shards:
+        yield from dataset
+        return
+    for index in range(count):
+        yield from dataset.shard(num_shards=dataset.num_shards, index=index)
 
 
 def _user_error(reader: HubReader, error: Exception, at: str) -> UserError:

@@ -100,7 +100,9 @@ def _matches(pattern: str, wanted: str) -> list[SourceFile]:
         files, root = [path], path.parent
     else:
         root = _static_root(path)
-        files = [Path(item) for item in glob.glob(str(path), recursive=True) if Path(item).is_file()]
+        # Path.glob gives `**` another meaning before Python 3.13.
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207
+        files = [Path(item) for item in found if Path(item).is_file()]
     if not files:
         raise UserError(f"{pattern}: {_why_nothing(path, wanted)}")
     return sorted((SourceFile(item.relative_to(root).as_posix(), item) for item in files), key=lambda file: file.name)
@@ -175,7 +177,7 @@ def _guarded(file: SourceFile, rows: Rows) -> Rows:
         raise UserError(f"{file.path}: cannot be read to its end: {reason}") from error
 
 
-def _bytes(file: SourceFile) -> IO[bytes]:
+def _bytes(file: SourceFile) -> IO[bytes] | gzip.GzipFile | io.BufferedReader:
     name = file.path.name.lower()
     if name.endswith(".gz"):
         return gzip.open(file.path, "rb")
@@ -184,7 +186,7 @@ def _bytes(file: SourceFile) -> IO[bytes]:
     return file.path.open("rb")
 
 
-def _zstd_stream(path: Path) -> IO[bytes]:
+def _zstd_stream(path: Path) -> io.BufferedReader:
     import zstandard
 
     # Corpora are often packed with long windows (`zstd --long=31`).
@@ -229,7 +231,7 @@ class _WholeFrames(io.RawIOBase):
 def _text(file: SourceFile, reader: FilesReader, newline: str | None) -> io.TextIOWrapper:
     encoding = "utf-8-sig" if codecs.lookup(reader.encoding).name == "utf-8" else reader.encoding
     errors = "replace" if reader.undecodable == "replace" else "surrogateescape"
-    return io.TextIOWrapper(_bytes(file), encoding=encoding, errors=errors, newline=newline)  # ty: ignore[invalid-argument-type]  (every binary stream here is buffered)
+    return io.TextIOWrapper(_bytes(file), encoding=encoding, errors=errors, newline=newline)
 
 
 def _malformed(file: SourceFile, reader: FilesReader, row: int, line: int, detail: str, raw: str) -> BadRow:

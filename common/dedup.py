@@ -180,14 +180,18 @@ def choose_banding(threshold: float, permutations: int) -> Banding:
 def shared_buckets(
     signature: UInt32[np.ndarray, "rows permutations"], banding: Banding
 ) -> tuple[Int[np.ndarray, " entries"], Int[np.ndarray, " entries"]]:
-    """(row, bucket) for every document that agrees with another one in a band, by row; buckets are numbered."""
+    """(row, bucket) for every document that agrees with another one in a band, by row; buckets are numbered.
+
+    Documents without a shingle agree in everything and say nothing; they are in no bucket.
+    """
     rows, buckets, numbered = [], [], 0
+    occupied = np.flatnonzero((signature != np.iinfo(np.uint32).max).any(axis=1))
     for band in range(banding.bands):
-        keys = _band_keys(signature[:, band * banding.rows : (band + 1) * banding.rows])
+        keys = _band_keys(signature[occupied, band * banding.rows : (band + 1) * banding.rows])
         _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
         inverse = inverse.ravel()
         crowded = np.flatnonzero(counts[inverse] > 1)
-        rows.append(crowded)
+        rows.append(occupied[crowded])
         buckets.append(inverse[crowded] + numbered)
         numbered += len(counts)
     row, bucket = np.concatenate(rows), np.concatenate(buckets)

@@ -1,0 +1,561 @@
+"""Sources -> documents: normalised, filtered, deduplicated, sampled.
+
+Reads the corpora that `prepare.sources` names (see corpus.py).
+Writes data/documents/KEY/: documents-*.parquet (doc_id, source, stage, text, metadata), dropped-*.parquet (every
+filtered row with its reason), stats.json.
+
+    uv run prepare_data.py configs/quickstart.py
+
+Order of operations, the same for every source: read (`take_shards`, `take_rows`), normalise, length, quality, exact
+duplicates, near duplicates, sample. Of duplicates the first stays, sources in the config's order and rows in theirs,
+across all sources. A source's sample is drawn from what is left of it, by a hash of seed, source and id: asking for
+more only adds, and a source appended to the list changes no other.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.cli import run_script
+from common.errors import UserError
+from common.keys import keyed_settings
+from common.stages import Job, Session, Stage
+from common.store import Part
+from config import Config, PrepareConfig, SourceConfig
+from corpus import (
+    Document,
+    Unreadable,
+    content_ids,
+    keyed_source,
+    metadata_json,
+    read_rows,
+    resolve_sources,
+    to_document,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from jaxtyping import Int, UInt32, UInt64
+
+SHARD_ROWS = 4_096
+# Texts of one staged shard are in memory at once; few rows of many megabytes make a shard too.
+STAGED_CHARS = 32_000_000
+
+KEPT, FILTERED, EXACT_DUPLICATE, NEAR_DUPLICATE, NOT_SAMPLED = range(5)
+_DUPLICATES = {EXACT_DUPLICATE: "exact_duplicate", NEAR_DUPLICATE: "near_duplicate"}
+
+
+# --- one row -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A row after the filters that look at one document: kept so far when `reason` is None."""
+
+    doc_id: str
+    text: str
+    metadata: str
+    reason: str | None = None
+    detail: str = ""
+
+
+def examine(document: Document | Unreadable, config: PrepareConfig) -> Examined:
+    """Normalise a document and apply the length and quality rules."""
+    from common.quality import normalise
+
+    if isinstance(document, Unreadable):
+        text = normalise(document.text, "none")
+        return Examined(document.doc_id, text, "{}", document.reason, document.detail)
+    text = normalise(document.text, config.unicode_form)
+    reason, detail = _rule_broken(document.text, text, config) or (None, "")
+    return Examined(document.doc_id, text, metadata_json(document.metadata), reason, detail)
+
+
+def _rule_broken(raw: str, text: str, config: PrepareConfig) -> tuple[str, str] | None:
+    if not text:
+        return "empty", "nothing is left after normalisation"
+    if len(text) < config.min_chars:
+        return "too_short", f"{len(text)} of at least {config.min_chars} characters"
+    if len(text) > config.max_chars:
+        return "too_long", f"{len(text)} of at most {config.max_chars} characters"
+    if not config.quality_filter:
+        return None
+    from common.quality import judge
+
+    verdict = judge(raw, text)
+    return (verdict.reason, verdict.detail) if verdict else None
+
+
+# --- staging: rows read once, examined, kept on disk ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StagedShard:
+    """A file of examined rows of one source, and the position of its first row among all rows."""
+
+    name: str
+    source: int
+    first: int
+    rows: int
+
+
+def stage_source(job: Job, number: int, source: SourceConfig) -> list[str]:
+    """Read one source into `scratch/` shards and return their names; shards of a killed run are not read again."""
+    marker = f"scratch/{number:03d}-done.json"
+    if job.part.finished(marker):
+        return job.part.read_json(marker)["shards"]
+    names, rows_done = _staged_so_far(job.part, number)
+    rows = islice(read_rows(source, job.cache_dir), rows_done, None)
+    tracked = job.progress.track(rows, total=source.take_rows, label=f"documents: {source.name}")
+    config = job.config.prepare
+    for shard in _shards(examine(to_document(source, row), config) for row in tracked):
+        names.append(_shard_name(number, len(names)))
+        _write_staged(job.part, names[-1], shard, config)
+    job.part.write_json(marker, {"shards": names})
+    return names
+
+
+def _shard_name(source: int, shard: int) -> str:
+    return f"scratch/{source:03d}-{shard:05d}"
+
+
+def _staged_so_far(part: Part, number: int) -> tuple[list[str], int]:
+    names: list[str] = []
+    while part.finished(f"{_shard_name(number, len(names))}.parquet"):
+        names.append(_shard_name(number, len(names)))
+    return names, sum(_row_count(part, name) for name in names)
+
+
+def _row_count(part: Part, name: str) -> int:
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(part.path / f"{name}.parquet").num_rows
+
+
+def _shards(rows: Iterator[Examined]) -> Iterator[list[Examined]]:
+    """Rows in lists of `SHARD_ROWS`, or fewer once they hold `STAGED_CHARS` characters."""
+    shard: list[Examined] = []
+    chars = 0
+    for row in rows:
+        shard.append(row)
+        chars += len(row.text)
+        if len(shard) == SHARD_ROWS or chars >= STAGED_CHARS:
+            yield shard
+            shard, chars = [], 0
+    if shard:
+        yield shard
+
+
+def _write_staged(part: Part, name: str, rows: Sequence[Examined], config: PrepareConfig) -> None:
+    """The table is written last: a shard whose table is there is whole."""
+    import pyarrow as pa
+
+    from common.dedup import digest
+
+    if config.near_dedup:
+        _write_shingles(part, name, rows, config)
+    columns = {
+        "doc_id": pa.array([row.doc_id for row in rows], pa.string()),
+        "text": pa.array([row.text for row in rows], pa.string()),
+        "metadata": pa.array([row.metadata for row in rows], pa.string()),
+        "reason": pa.array([row.reason for row in rows], pa.string()),
+        "detail": pa.array([row.detail for row in rows], pa.string()),
+        "digest": pa.array([digest(row.text) for row in rows], pa.binary(16)),
+        "chars": pa.array([len(row.text) for row in rows], pa.int64()),
+    }
+    part.write_table(f"{name}.parquet", pa.table(columns))
+
+
+def _write_shingles(part: Part, name: str, rows: Sequence[Examined], config: PrepareConfig) -> None:
+    from common.dedup import shingle, signatures
+
+    shingles = shingle([row.text if row.reason is None else "" for row in rows], config.near_dedup_ngram)
+    part.write_array(f"{name}.shingles.npy", shingles.values)
+    part.write_array(f"{name}.offsets.npy", shingles.offsets)
+    signed = signatures(shingles, config.near_dedup_permutations, config.seed)
+    part.write_array(f"{name}.signatures.npy", signed)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Every staged row of every source, numbered in order; texts stay on disk."""
+
+    part: Part
+    shards: tuple[StagedShard, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.shards[-1].first + self.shards[-1].rows if self.shards else 0
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of all rows; for ids, reasons, hashes and lengths, never for texts."""
+        import pyarrow as pa
+
+        tables = [self.part.read_table(f"{shard.name}.parquet", [name]) for shard in self.shards]
+        return pa.concat_tables(tables).column(name)
+
+    @cached_property
+    def doc_ids(self) -> pa.ChunkedArray:
+        return self.column("doc_id")
+
+    @cached_property
+    def reasons(self) -> pa.ChunkedArray:
+        return self.column("reason")
+
+    @cached_property
+    def source_of(self) -> Int[np.ndarray, " rows"]:
+        """The number of each row's source."""
+        import numpy as np
+
+        counts = [shard.rows for shard in self.shards]
+        return np.repeat(np.array([shard.source for shard in self.shards], dtype=np.int64), counts)
+
+    @cached_property
+    def _firsts(self) -> Int[np.ndarray, " shards"]:
+        import numpy as np
+
+        return np.array([shard.first for shard in self.shards], dtype=np.int64)
+
+    def signatures(self, rows: Int[np.ndarray, " n"]) -> UInt32[np.ndarray, "n permutations"]:
+        """MinHash signatures of some rows, in increasing order."""
+        from common.arrays import ShardedArray
+
+        paths = [self.part.path / f"{shard.name}.signatures.npy" for shard in self.shards]
+        return ShardedArray(paths).take(rows)
+
+    def shingles_of(self, row: int) -> UInt64[np.ndarray, " n"]:
+        """The hashed n-gram set of one row."""
+        import numpy as np
+
+        shard = self.shards[int(np.searchsorted(self._firsts, row, side="right")) - 1]
+        offsets = self._array(f"{shard.name}.offsets.npy")
+        local = row - shard.first
+        return self._array(f"{shard.name}.shingles.npy")[offsets[local] : offsets[local + 1]]
+
+    @cached_property
+    def _open_arrays(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _array(self, name: str) -> np.ndarray:
+        if name not in self._open_arrays:
+            self._open_arrays[name] = self.part.read_array(name)
+        return self._open_arrays[name]
+
+    def tables(self, rows: Int[np.ndarray, " n"], columns: list[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        """(rows, their table), shard by shard, for increasing row numbers."""
+        import numpy as np
+
+        bounds = np.searchsorted(rows, [*self._firsts, self.rows])
+        for shard, start, end in zip(self.shards, bounds[:-1], bounds[1:], strict=True):
+            if start < end:
+                chosen = rows[start:end]
+                table = self.part.read_table(f"{shard.name}.parquet", columns)
+                yield chosen, table.take(chosen - shard.first)
+
+
+def _staged(part: Part, names: Sequence[Sequence[str]]) -> Staged:
+    shards, first = [], 0
+    for source, of_source in enumerate(names):
+        for name in of_source:
+            rows = _row_count(part, name)
+            shards.append(StagedShard(name, source, first, rows))
+            first += rows
+    return Staged(part, tuple(shards))
+
+
+# --- what becomes of every row -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fates:
+    """For every staged row: what becomes of it, the row it duplicates (or -1), their similarity in 1/10,000."""
+
+    fate: Int[np.ndarray, " rows"]
+    kept_as: Int[np.ndarray, " rows"]
+    similarity: Int[np.ndarray, " rows"]
+
+
+def decide(staged: Staged, sources: Sequence[SourceConfig], config: PrepareConfig) -> Fates:
+    """Duplicates over all rows, then each source's sample. Holds hashes and ids in memory, not texts."""
+    import numpy as np
+
+    fate = np.where(staged.reasons.is_null().to_numpy(), KEPT, FILTERED).astype(np.int64)
+    fates = Fates(fate, np.full(len(fate), -1, dtype=np.int64), np.zeros(len(fate), dtype=np.int64))
+    if config.exact_dedup:
+        _mark_exact_duplicates(staged, fates)
+    if config.near_dedup:
+        _mark_near_duplicates(staged, fates, config.near_dedup_threshold)
+    for number, source in enumerate(sources):
+        if source.sample_documents is not None:
+            _mark_not_sampled(staged, fates, number, source, config.seed)
+    return fates
+
+
+def _mark_exact_duplicates(staged: Staged, fates: Fates) -> None:
+    import numpy as np
+
+    from common.dedup import DIGEST_BYTES, first_occurrences
+
+    rows = np.flatnonzero(fates.fate == KEPT)
+    packed = b"".join(staged.column("digest").to_pylist())
+    digests = np.frombuffer(packed, dtype=np.uint8).reshape(-1, DIGEST_BYTES)[rows]
+    first = rows[first_occurrences(digests)]
+    repeated = first != rows
+    fates.fate[rows[repeated]] = EXACT_DUPLICATE
+    fates.kept_as[rows[repeated]] = first[repeated]
+
+
+def _mark_near_duplicates(staged: Staged, fates: Fates, threshold: float) -> None:
+    import numpy as np
+
+    from common.dedup import near_duplicates
+
+    rows = np.flatnonzero(fates.fate == KEPT)
+    if not len(rows):
+        return
+    found = near_duplicates(staged.signatures(rows), lambda row: staged.shingles_of(int(rows[row])), threshold)
+    near = np.flatnonzero(found.kept >= 0)
+    fates.fate[rows[near]] = NEAR_DUPLICATE
+    fates.kept_as[rows[near]] = rows[found.kept[near]]
+    fates.similarity[rows[near]] = np.floor(found.similarity[near] * 10_000)
+
+
+def _mark_not_sampled(staged: Staged, fates: Fates, number: int, source: SourceConfig, seed: int) -> None:
+    import numpy as np
+
+    from common.dedup import sample_ranks
+
+    rows = np.flatnonzero((fates.fate == KEPT) & (staged.source_of == number))
+    ranks = sample_ranks(seed, source.name, staged.doc_ids.take(rows).to_pylist())
+    fates.fate[rows[np.argsort(ranks, kind="stable")[source.sample_documents :]]] = NOT_SAMPLED
+
+
+def _decide_once(job: Job, staged: Staged, sources: Sequence[SourceConfig]) -> Fates:
+    """`decide`, or what a killed run had decided."""
+    import numpy as np
+
+    name = "scratch/fates.npy"
+    if not job.part.finished(name):
+        decided = decide(staged, sources, job.config.prepare)
+        job.part.write_array(name, np.stack([decided.fate, decided.kept_as, decided.similarity]))
+    return Fates(*job.part.read_array(name))
+
+
+# --- output --------------------------------------------------------------------------------------------------
+
+
+def _document_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.string()) for name in ("doc_id", "source", "stage", "text", "metadata")])
+
+
+def _dropped_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.string()) for name in ("doc_id", "source", "stage", "reason", "detail", "text")])
+
+
+def write_documents(job: Job, staged: Staged, fates: Fates, sources: Sequence[SourceConfig]) -> int:
+    """The documents in shards of `SHARD_ROWS`; returns their number."""
+    import numpy as np
+
+    kept = np.flatnonzero(fates.fate == KEPT)
+    for number, start in enumerate(range(0, len(kept), SHARD_ROWS)):
+        tables = (
+            _with_source(table, staged, rows, sources)
+            for rows, table in staged.tables(kept[start : start + SHARD_ROWS], ["doc_id", "text", "metadata"])
+        )
+        _write_shard(job.part, f"documents-{number:05d}.parquet", tables, _document_schema())
+    return len(kept)
+
+
+def write_dropped(job: Job, staged: Staged, fates: Fates, sources: Sequence[SourceConfig]) -> None:
+    """Every filtered or duplicate row with its reason; at least one file, be it empty."""
+    import numpy as np
+
+    dropped = np.flatnonzero((fates.fate != KEPT) & (fates.fate != NOT_SAMPLED))
+    for number, start in enumerate(range(0, max(len(dropped), 1), SHARD_ROWS)):
+        tables = (
+            _with_reason(_with_source(table, staged, rows, sources), staged, fates, rows)
+            for rows, table in staged.tables(
+                dropped[start : start + SHARD_ROWS], ["doc_id", "reason", "detail", "text"]
+            )
+        )
+        _write_shard(job.part, f"dropped-{number:05d}.parquet", tables, _dropped_schema())
+
+
+def _with_source(
+    table: pa.Table, staged: Staged, rows: Int[np.ndarray, " n"], sources: Sequence[SourceConfig]
+) -> pa.Table:
+    import pyarrow as pa
+
+    named = [sources[number] for number in staged.source_of[rows]]
+    table = table.append_column("source", pa.array([source.name for source in named], pa.string()))
+    return table.append_column("stage", pa.array([source.stage for source in named], pa.string()))
+
+
+def _with_reason(table: pa.Table, staged: Staged, fates: Fates, rows: Int[np.ndarray, " n"]) -> pa.Table:
+    """Reason and detail of duplicates, which are known only once all rows are."""
+    import pyarrow as pa
+
+    reasons, details = table.column("reason").to_pylist(), table.column("detail").to_pylist()
+    for position, row in enumerate(rows.tolist()):
+        fate = int(fates.fate[row])
+        if fate in _DUPLICATES:
+            kept = staged.doc_ids[int(fates.kept_as[row])].as_py()
+            reasons[position] = _DUPLICATES[fate]
+            details[position] = (
+                f"of {kept}" if fate == EXACT_DUPLICATE else f"Jaccard {fates.similarity[row] / 10_000:.4f} with {kept}"
+            )
+    table = table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
+    return table.set_column(table.schema.get_field_index("detail"), "detail", pa.array(details, pa.string()))
+
+
+def _write_shard(part: Part, name: str, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
+    """Append tables as row groups, merged up to `STAGED_CHARS` bytes, so that a shard is never in memory whole."""
+    if part.finished(name):
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with part.write(name) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        waiting: list[pa.Table] = []
+        for table in tables:
+            waiting.append(table.select(schema.names))
+            if sum(item.nbytes for item in waiting) >= STAGED_CHARS:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+
+
+@dataclass
+class SourceStats:
+    """What became of one source's rows; characters are those of its documents."""
+
+    source: str
+    stage: str
+    read: int = 0
+    documents: int = 0
+    characters: int = 0
+    not_sampled: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def count(staged: Staged, fates: Fates, sources: Sequence[SourceConfig]) -> list[SourceStats]:
+    """Rows read, kept and dropped by reason, for each source in order."""
+    import numpy as np
+
+    chars = staged.column("chars").to_numpy()
+    reasons = np.array(staged.reasons.fill_null("").to_pylist())
+    for fate, name in _DUPLICATES.items():
+        reasons = np.where(fates.fate == fate, name, reasons)
+    out = []
+    for number, source in enumerate(sources):
+        mine = staged.source_of == number
+        kept = mine & (fates.fate == KEPT)
+        names, numbers = np.unique(reasons[mine & (reasons != "")], return_counts=True)
+        dropped = dict(zip(names.tolist(), numbers.tolist(), strict=True))
+        left_out = int((mine & (fates.fate == NOT_SAMPLED)).sum())
+        counts = (int(mine.sum()), int(kept.sum()), int(chars[kept].sum()), left_out)
+        out.append(SourceStats(source.name, source.stage, *counts, dropped))
+    return out
+
+
+def _no_documents(stats: Sequence[SourceStats]) -> UserError:
+    read = sum(item.read for item in stats)
+    if not read:
+        return UserError(
+            f"no documents: {', '.join(item.source for item in stats)} held no rows; check prepare.sources"
+        )
+    totals: dict[str, int] = {}
+    for item in stats:
+        for reason, number in item.dropped.items():
+            totals[reason] = totals.get(reason, 0) + number
+    why = ", ".join(f"{number} {reason}" for reason, number in sorted(totals.items(), key=lambda item: -item[1]))
+    return UserError(f"no documents: all {read} rows were dropped ({why}); check prepare.sources and prepare's filters")
+
+
+# --- the stage -----------------------------------------------------------------------------------------------
+
+
+def prepare(job: Job) -> int:
+    """Stage every source, decide what becomes of every row, write documents, dropped rows and counts."""
+    sources = resolve_sources(job.config.prepare)
+    names = [stage_source(job, number, source) for number, source in enumerate(sources)]
+    staged = _staged(job.part, names)
+    if not staged.rows:
+        raise _no_documents([SourceStats(source.name, source.stage) for source in sources])
+    fates = _decide_once(job, staged, sources)
+    stats = count(staged, fates, sources)
+    if not any(item.documents for item in stats):
+        raise _no_documents(stats)
+    documents = write_documents(job, staged, fates, sources)
+    write_dropped(job, staged, fates, sources)
+    job.part.write_json("stats.json", {"documents": documents, "sources": [asdict(item) for item in stats]})
+    return documents
+
+
+def settings(config: Config) -> dict[str, object]:
+    """The keyed settings: sources in full, by what they say and not where they lie; unused options left out."""
+    left_out = {"sources"}
+    if not config.prepare.near_dedup:
+        left_out |= {"near_dedup_threshold", "near_dedup_ngram", "near_dedup_permutations"}
+    sources = [keyed_source(source) for source in resolve_sources(config.prepare)]
+    return {**keyed_settings(config.prepare, drop=left_out), "sources": sources}
+
+
+def content(config: Config, cache_dir: Path) -> Mapping[str, str]:
+    """What the sources contain now."""
+    return content_ids(config.prepare, cache_dir)
+
+
+DOCUMENTS = Stage("documents", "prepare_data.py", 1, settings, prepare, content=content)
+
+
+# --- the command ---------------------------------------------------------------------------------------------
+
+
+def present(session: Session, args: Namespace) -> Any:
+    """A table of the sources: rows read, documents kept, rows dropped and why."""
+    stats = session.load(DOCUMENTS).json("stats.json")
+    if not args.json:
+        _print_sources(stats["sources"])
+    return stats
+
+
+def _print_sources(sources: Sequence[Mapping[str, Any]]) -> None:
+    from rich.table import Table
+
+    from common.console import as_markup, stdout
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("source")
+    table.add_column("stage")
+    for name in ("read", "documents", "characters", "not sampled"):
+        table.add_column(name, justify="right")
+    table.add_column("dropped")
+    for item in sources:
+        dropped = ", ".join(f"{number:,} {reason}" for reason, number in item["dropped"].items())
+        numbers = (item[name] for name in ("read", "documents", "characters", "not_sampled"))
+        table.add_row(as_markup(item["source"]), as_markup(item["stage"]), *(f"{n:,}" for n in numbers), dropped or "-")
+    stdout().print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        run_script(
+            __doc__ or "",
+            (DOCUMENTS,),
+            present=present,
+            next_command=lambda session: session.command("embed_chunks.py"),
+        )
+    )

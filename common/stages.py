@@ -17,7 +17,7 @@ from common.errors import MissingArtifact
 from common.keys import all_settings, digest
 from common.progress import Progress
 from common.provenance import code_fingerprint, git_state, installed_versions, python_version, same_code
-from common.store import Artifact, Part, Step, Store, acquire, disk_error, now, replace_text
+from common.store import Artifact, Part, Step, Store, acquire, disk_error, files_kept, now, replace_text
 
 
 def nothing_outside(config: Any, cache_dir: Path) -> Mapping[str, str]:
@@ -163,7 +163,7 @@ class Session:
             finally:
                 lock.release()
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(f"{step.stage} {step.key}: {_kept(part)} finished files are kept") from error
+            raise KeyboardInterrupt(f"{step.stage} {step.key}: {files_kept(_kept(part))}") from error
         except OSError as error:
             problem = disk_error(error, self.data_dir, step.stage, _kept(part))
             if problem is None:
@@ -190,6 +190,8 @@ class Session:
             "created": now(),
             "upstream": [item.name for item in stage.inputs],
             "script": stage.script,
+            "config_path": self.config_path,
+            "overrides": list(self.overrides),
             "config": all_settings(self.config),
             "seed": step.settings.get("seed"),
             "device": job.device,

@@ -372,13 +372,6 @@ class Store:
         sync(folder.parent)
         shutil.rmtree(parked, ignore_errors=True)
 
-    def artifacts(self) -> Iterator[Path]:
-        """Folders of all finished artifacts, by stage and key."""
-        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}")):
-            folder = manifest.parent
-            if "." not in folder.name:
-                yield folder
-
 
 def _is_scratch(name: str) -> bool:
     return name.split("/")[0] == SCRATCH
@@ -438,6 +431,11 @@ def acquire(lock: FileLock, on_wait: Any) -> None:
         lock.acquire()
 
 
+def files_kept(count: int) -> str:
+    """What an interrupted run may tell: `3 finished files are kept`."""
+    return f"{count} finished file{'s are' if count != 1 else ' is'} kept"
+
+
 def disk_error(error: OSError, root: Path, stage: str, kept: int) -> UserError | None:
     """The user's error behind a failed write below `root`, or None when it is something else."""
     import errno
@@ -446,7 +444,7 @@ def disk_error(error: OSError, root: Path, stage: str, kept: int) -> UserError |
     named = [Path(os.fsdecode(name)).absolute() for name in names]
     if named and not any(path.is_relative_to(root.absolute()) for path in named):
         return None
-    kept_words = f"{kept} finished file{'s are' if kept != 1 else ' is'} kept; "
+    kept_words = f"{files_kept(kept)}; "
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{stage}: no space left in {root}; {kept_words}free some and run the same command again")
     if error.errno == errno.EFBIG:

@@ -1,0 +1,5 @@
+"""The toy's config."""
+
+from tests.toy.make_numbers import ToyConfig
+
+config = ToyConfig(name="toy")

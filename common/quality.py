@@ -43,7 +43,9 @@ MIN_LINES = 4
 MAX_REPEATED_NGRAM_SHARE = 0.5
 NGRAM = 5
 MIN_NGRAMS = 30
-WORD_LENGTH = (1.5, 25.0)
+WORD_LENGTH = (1.5, 15.0)
+# Fewer white space characters than 1 in 25 separate something longer than words.
+MIN_SPACE_SHARE = 1 / 25
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def judge(raw: str, text: str) -> Verdict | None:
         repeated_lines: 4 lines or more, and over half of their characters are in lines seen before.
         repeated_ngrams: over half of the 5-grams occurred before, of 30 or more; of words where the text has spaces,
             else of characters (so one character a thousand times is caught, in any script).
-        word_length: in a script with spaces, the mean word is shorter than 1.5 or longer than 25 characters.
+        word_length: in a script with spaces, the mean word is shorter than 1.5 or longer than 15 characters.
     """
     _, _, _, controls = class_counts(raw)
     if controls > MAX_CONTROL_SHARE * max(len(raw), 1):
@@ -141,8 +143,8 @@ def _verdict(reason: str, share: float, of: str = "") -> Verdict:
 
 
 def _is_spaced(text: str, letters: int, spaces: int) -> bool:
-    """Whether words are separated by white space: 1 character in 20 is, and under a tenth are of unspaced scripts."""
-    return spaces >= len(text) / 20 and len(_UNSPACED.findall(text)) < max(letters, 1) / 10
+    """Whether words are separated by white space: 1 character in 25 is, and under a tenth are of unspaced scripts."""
+    return spaces >= len(text) * MIN_SPACE_SHARE and len(_UNSPACED.findall(text)) < max(letters, 1) / 10
 
 
 def repeated_line_share(text: str) -> float:

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from html import escape as escape_entities
 from pathlib import Path
@@ -64,17 +64,20 @@ def _attribute(name: str, value: object) -> str:
 
 
 def table(headers: Sequence[object], rows: Iterable[Sequence[object]], numeric: Iterable[int] = ()) -> Html:
-    """A table in a box that scrolls sideways when it is too wide; `numeric` columns are right-aligned."""
+    """A table; `numeric` columns are right-aligned. On a narrow screen a row becomes a card (`data-label`)."""
     right = set(numeric)
+    names = [str(header) for header in headers]
 
-    def cells(kind: str, row: Sequence[object], **attributes: object) -> Html:
-        return join(
-            tag(kind, cell, class_="number" if place in right else None, **attributes) for place, cell in enumerate(row)
-        )
+    def kind(place: int) -> str | None:
+        return "number" if place in right else None
 
-    head = tag("thead", tag("tr", cells("th", headers, scope="col")))
-    body = tag("tbody", *(tag("tr", cells("td", row)) for row in rows))
-    return tag("div", tag("table", head, body), class_="scroll", tabindex="0", role="region", aria_label="table")
+    def cells(row: Sequence[object]) -> Iterator[Html]:
+        for place, (name, cell) in enumerate(zip(names, row, strict=True)):
+            yield tag("td", cell, class_=kind(place), data_label=name)
+
+    head = tag("tr", *(tag("th", name, scope="col", class_=kind(place)) for place, name in enumerate(names)))
+    body = (tag("tr", *cells(row)) for row in rows)
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")
 
 
 def details(summary: object, *children: object, **attributes: object) -> Html:

@@ -23,6 +23,7 @@ from common.html import (
 )
 
 NOISE = -1
+EXCERPT_CHARS = 600
 METHODS = {
     "umap": "The layout is UMAP by cosine distance: its axes carry no unit, and gaps between far groups mean little.",
     "pca": "The layout is the first two principal components: there are too few chunks for more.",
@@ -331,7 +332,11 @@ def tree_node(node: ClusterView, total: int) -> Html:
     if node.keyphrases:
         body.append(tag("p", tag("span", "Keyphrases: ", class_="label"), tag("bdi", ", ".join(node.keyphrases))))
     if node.examples:
-        body.append(details(f"Central texts ({len(node.examples)})", *(corpus_text(text) for text in node.examples)))
+        body.append(
+            details(
+                f"Central texts ({len(node.examples)})", *(corpus_text(text, EXCERPT_CHARS) for text in node.examples)
+            )
+        )
     children = [tree_node(child, total) for child in node.children]
     return details(summary, tag("div", *body, *children, _noise_line(node, total), class_="inside"), class_="node")
 
@@ -347,12 +352,10 @@ def searches_section(report: Report) -> Html:
     """Example queries and their nearest chunks."""
     if not report.searches:
         return section("searches", "Example searches", tag("p", "The config asks no example questions."))
-    note = (
-        f"The nearest chunks by {report.metric.replace('_', ' ')} distance, nearest first. To ask your own: "
-        "uv run search.py CONFIG --query “text”."
-    )
+    note = (f"The nearest chunks, nearest first, by {report.metric.replace('_', ' ')}. To ask your own: ",)
+    note += (tag("code", 'uv run search.py CONFIG --query "text"'),)
     return section(
-        "searches", "Example searches", tag("p", note, class_="note"), *(_search(item) for item in report.searches)
+        "searches", "Example searches", tag("p", *note, class_="note"), *(_search(item) for item in report.searches)
     )
 
 
@@ -367,7 +370,7 @@ def _search(search: Search) -> Html:
             f"{hit.distance:.3f}",
             hit.stage,
             hit.source,
-            tag("div", corpus_text(hit.text, None, "span"), tag("div", hit.chunk_id, class_="id")),
+            tag("div", corpus_text(hit.text, EXCERPT_CHARS, "div"), tag("div", hit.chunk_id, class_="id")),
         )
         for hit in search.hits
     )
@@ -411,10 +414,11 @@ def stages_section(report: Report) -> Html:
     )
     note = (
         "Every artifact has a key made from its settings and the keys it was made from; the same key is the same "
-        "result. uv run artifacts.py show KEY prints all that is known of one."
+        "result. All that is known of one: ",
+        tag("code", "uv run artifacts.py show KEY"),
     )
     headers = ("stage", "key", "rows", "seconds", "size", "made from", "how")
-    return section("stages", "How it was made", tag("p", note, class_="note"), table(headers, rows, numeric=(2, 3, 4)))
+    return section("stages", "How it was made", tag("p", *note, class_="note"), table(headers, rows, numeric=(2, 3, 4)))
 
 
 def _made_from(name: str, key: str) -> Html:

@@ -22,15 +22,16 @@
   const isDark = () => darkQuery.matches && !matchMedia("print").matches;
   const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const groupColour = (group) =>
-    group < 0 || group === NOISE ? token("--noise") : COLOURS[isDark() ? "dark" : "light"][group % 8];
+    group < 0 || group === NOISE ? token("--noise") : COLOURS[isDark() ? "dark" : "light"][colourOf[group]];
   const groupShape = (group) => (group === NOISE ? "circle" : SHAPES[Math.floor(group / 8) % SHAPES.length]);
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const clip = (text, limit) => (text.length > limit ? [...text].slice(0, limit - 1).join("").trimEnd() + "…" : text);
   const number = (value) => value.toLocaleString("en-GB");
   const font = () => ({ family: token("--sans"), color: token("--ink"), size: 12 });
+  // Plotly's default bar has a button that uploads the chart; the page names the buttons it wants instead.
   const CONFIG = {
-    displaylogo: false, responsive: true,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toggleSpikelines"],
+    displaylogo: false, responsive: true, plotlyServerURL: "",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
   };
 
   /* --- the map ---------------------------------------------------------------------------------------------- */
@@ -67,20 +68,32 @@
     x: median(members[group].map((index) => points.x[index])), y: median(members[group].map((index) => points.y[index])),
   });
 
+  // Which colour each group gets. Every eight groups use each colour once; groups of one colour, which differ only
+  // by shape, are kept far apart on the map.
+  const colourOf = [];
+  data.groups.forEach((_, group) => {
+    const round = group - (group % 8), here = centres[group];
+    const used = new Set(colourOf.slice(round));
+    const nearest = (colour) => Math.min(...colourOf.map((other, index) =>
+      other === colour && here && centres[index] ? Math.hypot(here.x - centres[index].x, here.y - centres[index].y) : Infinity));
+    const free = COLOURS.light.map((_, colour) => colour).filter((colour) => !used.has(colour));
+    colourOf.push(free.reduce((best, colour) => (nearest(colour) > nearest(best) ? colour : best)));
+  });
+
   // Names on the map, widest group first; one that would cover another is left to the legend.
   function labels(plot) {
     const layout = plot._fullLayout, taken = [];
     const shown = order.filter((group) => group !== NOISE && visible.has(group));
     return shown.sort((a, b) => members[b].length - members[a].length).flatMap((group) => {
       const text = clip(groupName(group), 30), { x, y } = centres[group];
-      const left = layout.xaxis.l2p(x), top = layout.yaxis.l2p(y), half = text.length * 3.3 + 6;
+      const left = layout.xaxis.l2p(x), top = layout.yaxis.l2p(y), half = text.length * 3.5 + 6;
       const box = { left: left - half, right: left + half, top: top - 11, bottom: top + 11 };
       const inside = box.left > 0 && box.right < layout.xaxis._length && top > 12 && top < layout.yaxis._length - 12;
       if (!inside || taken.some((o) => o.left < box.right && box.left < o.right && o.top < box.bottom && box.top < o.bottom)) return [];
       taken.push(box);
       return [{
         x, y, text: plain(text), showarrow: false, captureevents: false, borderpad: 2,
-        font: { ...font(), size: 12 }, bgcolor: token("--card"), opacity: 0.86,
+        font: { ...font(), weight: 600 },
       }];
     });
   }
@@ -205,20 +218,44 @@
     return mix(groupColour(tile.group), token("--card"), 0.3 - 0.04 * Math.min(tile.id.split(".").length - 1, 3));
   }
 
-  function drawTreemap() {
+  // Plotly wraps no text. A top-level name stays on its tile's one-line heading; deeper ones are broken into lines.
+  const parents = new Set(data.tree.map((tile) => tile.parent));
+  function tileLabel(tile) {
+    const heading = parents.has(tile.id) && !tile.id.includes(".");
+    if (heading) return plain(clip(tile.name, byId("treemap").clientWidth < 600 ? 15 : 34));
+    const lines = [""];
+    for (const word of clip(tile.name, 60).split(" ")) {
+      if (lines.at(-1) && lines.at(-1).length + word.length > 13) lines.push("");
+      lines.push(`${lines.pop()} ${word}`.trim());
+    }
+    return lines.map(plain).join("<br>");
+  }
+
+  // Plotly shrinks a name until it fits its tile; one too small to read is hidden (hovering still tells it).
+  function hideTinyNames() {
+    for (const text of byId("treemap").querySelectorAll("g.slicetext text")) {
+      const height = text.getBoundingClientRect().height / (text.querySelectorAll("tspan").length || 1);
+      text.style.opacity = height < 10 ? 0 : 1;
+    }
+  }
+
+  async function drawTreemap() {
     const tiles = data.tree;
     const trace = {
       type: "treemap", branchvalues: "total", sort: true, ids: tiles.map((tile) => tile.id), parents: tiles.map((tile) => tile.parent),
-      labels: tiles.map((tile) => plain(tile.name)), values: tiles.map((tile) => tile.value),
+      labels: tiles.map(tileLabel), values: tiles.map((tile) => tile.value),
       text: tiles.map((tile) => number(tile.value)), textinfo: "label+text",
       hovertemplate: "%{label}<br>%{text} chunks · %{percentParent:.0%} of its parent<extra></extra>",
-      marker: { colors: tiles.map(tileColour), line: { width: 1.5, color: token("--back") }, pad: { t: 24, l: 4, r: 4, b: 4 }, cornerradius: 4 },
-      textfont: { ...font(), size: 13 }, pathbar: { visible: true, thickness: 26, textfont: font(), side: "top" },
+      marker: {
+        colors: tiles.map(tileColour), line: { width: 1.5, color: token("--back") }, pad: { t: 24, l: 4, r: 4, b: 4 }, cornerradius: 4,
+      },
+      textfont: font(), pathbar: { visible: true, thickness: 26, textfont: font(), side: "top" },
       maxdepth: 3, tiling: { pad: 2 }, root: { color: token("--card") },
       hoverlabel: { bgcolor: token("--card"), bordercolor: token("--line"), font: font() },
     };
     const layout = { margin: { l: 0, r: 0, t: 28, b: 0 }, paper_bgcolor: token("--back"), font: font() };
-    return Plotly.react(byId("treemap"), [trace], layout, { displayModeBar: false, responsive: true });
+    await Plotly.react(byId("treemap"), [trace], layout, { ...CONFIG, displayModeBar: false });
+    hideTinyNames();
   }
 
   /* --- wiring ----------------------------------------------------------------------------------------------- */
@@ -242,5 +279,9 @@
     plot.on("plotly_unhover", () => { byId("card").hidden = true; });
     plot.on("plotly_relayout", (change) => { if (!("annotations" in change)) placeLabels(); });
     return drawTreemap();
+  }).then(() => {
+    const treemap = byId("treemap");
+    treemap.on("plotly_animated", hideTinyNames);
+    treemap.on("plotly_afterplot", hideTinyNames);
   }).then(() => { document.documentElement.dataset.ready = "yes"; });
 })();

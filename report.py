@@ -1,0 +1,294 @@
+"""Every artifact of a config -> one standalone HTML page, and the 2-D map on it.
+
+Reads   data/documents, chunks, vectors, neighbours, clusters, names
+Writes  data/map/<key>/: map.parquet (chunk_row, x, y), map.json; data/report/<key>/: report.html, one file that
+        works without a network: stage table, map, cluster tree, example searches, what was dropped, warnings
+Run     uv run report.py configs/quickstart.py report.map_points=5000
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster_corpus import CLUSTERS, chunk_ids
+from common.cli import run_script
+from common.keys import keyed_settings
+from common.stages import Job, Session, Stage
+from common.store import Artifact
+from config import Config
+from embed_chunks import CHUNKS, VECTORS
+from name_clusters import NAMES
+from prepare_data import DOCUMENTS
+from search import NEIGHBOURS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from jaxtyping import Int
+
+    from common.report_page import ClusterView, Dropped, MapPoints, Report, Search, StageRow
+
+EXAMPLES_OF_DROPPED = 3
+
+# --- the map -------------------------------------------------------------------------------------------------
+
+
+def map_settings(config: Config) -> Mapping[str, object]:
+    """What the coordinates depend on: not how the page shows them."""
+    return keyed_settings(config.report, drop=("hover_chars",))
+
+
+def compute_map(job: Job) -> int:
+    """Place a sample of the chunks that have a vector; returns their number."""
+    import numpy as np
+    import pyarrow as pa
+
+    from common.arrays import ShardedArray
+    from common.projection import plane, sample_by_hash
+
+    settings, chunks, vectors = job.config.report, job.inputs["chunks"], job.inputs["vectors"]
+    rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load().reshape(-1)
+    ids = chunk_ids(chunks)
+    chosen = sample_by_hash([ids[row] for row in rows], settings.map_points, settings.seed)
+    sampled = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")]).take(chosen)
+    laid_out = plane(sampled, settings.map_n_neighbors, settings.map_min_dist, settings.seed)
+    columns = {"chunk_row": rows[chosen].astype(np.int64), "x": laid_out.points[:, 0], "y": laid_out.points[:, 1]}
+    job.part.write_table("map.parquet", pa.table({name: pa.array(column) for name, column in columns.items()}))
+    facts = {"method": laid_out.method, "points": len(chosen), "chunks": len(ids)}
+    left_out = {"not_sampled": len(rows) - len(chosen), "without_vector": len(ids) - len(rows)}
+    job.part.write_json("map.json", {**facts, **left_out})
+    return len(chosen)
+
+
+MAP = Stage(
+    name="map",
+    script="report.py",
+    version=1,
+    settings=map_settings,
+    compute=compute_map,
+    inputs=(CHUNKS, VECTORS),
+)
+
+
+# --- what the page shows -------------------------------------------------------------------------------------
+
+
+def gather(config: Config, inputs: Mapping[str, Artifact]) -> Report:
+    """Everything on the page, read from finished artifacts (by stage name)."""
+    from common.report_page import Report
+
+    tree = cluster_view(inputs["clusters"].json("tree.json"), names_by_cluster(inputs["names"]))
+    embedder = inputs["vectors"].json("embedder.json")
+    return Report(
+        name=config.name,
+        documents=inputs["documents"].rows,
+        sources=len(_distinct(inputs["documents"], "documents-*.parquet", "source")),
+        chunks=inputs["chunks"].rows,
+        embedder=_embedder_name(config),
+        dimensions=embedder["dimensions"],
+        preset=str(inputs["clusters"].manifest["settings"]["preset"]),
+        metric=str(inputs["neighbours"].manifest["settings"]["metric"]),
+        tree=tree,
+        points=map_points(inputs),
+        stages=tuple(stage_row(artifact) for artifact in inputs.values()),
+        searches=searches(inputs["neighbours"].table("neighbours.parquet")),
+        dropped=tuple(dropped(inputs)),
+        warnings=tuple(warnings(inputs)),
+        hover_chars=config.report.hover_chars,
+    )
+
+
+def _distinct(artifact: Artifact, pattern: str, column: str) -> set[str]:
+    return {value for table in artifact.tables(pattern, [column]) for value in table[column].unique().to_pylist()}
+
+
+def _embedder_name(config: Config) -> str:
+    """The engine, or the model's name; of a local folder only its last part, for the page may travel."""
+    model = config.embedding.model if config.embedding.engine == "sentence_transformers" else None
+    if model is None:
+        return config.embedding.engine
+    return Path(model).name if Path(model).is_dir() else model
+
+
+def map_points(inputs: Mapping[str, Artifact]) -> MapPoints:
+    """The map's points with the cluster and the text of each."""
+    import numpy as np
+
+    from common.report_page import MapPoints
+
+    table, facts = inputs["map"].table("map.parquet"), inputs["map"].json("map.json")
+    rows = table["chunk_row"].to_numpy()
+    texts = take_rows(inputs["chunks"], "chunks-*.parquet", ["source", "stage", "text"], rows)
+    assigned = inputs["clusters"].table("assignments.parquet", ["chunk_row", "path", "is_noise"])
+    place = np.searchsorted(assigned["chunk_row"].to_numpy(), rows)
+    assigned = assigned.take(place)
+    if assigned["chunk_row"].to_pylist() != rows.tolist():
+        raise ValueError("map: a point's chunk has no cluster; the map and the clusters stem from different vectors")
+    pairs = zip(texts["source"].to_pylist(), texts["stage"].to_pylist(), strict=True)
+    return MapPoints(
+        x=table["x"].to_pylist(),
+        y=table["y"].to_pylist(),
+        path=assigned["path"].to_pylist(),
+        is_noise=assigned["is_noise"].to_pylist(),
+        source=[f"{source} · {stage}" for source, stage in pairs],
+        text=texts["text"].to_pylist(),
+        method=facts["method"],
+        not_sampled=facts["not_sampled"],
+        without_vector=facts["without_vector"],
+    )
+
+
+def take_rows(artifact: Artifact, pattern: str, columns: list[str], rows: Int[np.ndarray, " n"]) -> pa.Table:
+    """Some rows of a sharded table, one shard in memory at a time; `rows` are global and increasing."""
+    import numpy as np
+    import pyarrow as pa
+
+    picked, first = [], 0
+    for table in artifact.tables(pattern, columns):
+        low, high = np.searchsorted(rows, [first, first + len(table)])
+        picked.append(table.take(pa.array(rows[low:high] - first)))
+        first += len(table)
+    return pa.concat_tables(picked)
+
+
+def cluster_view(node: Mapping[str, Any], names: Mapping[str, Mapping[str, Any]]) -> ClusterView:
+    """A node of `tree.json` and everything below it, with the names of `names.json`."""
+    from common.cluster_tree import STOP_REASONS
+    from common.report_page import ClusterView
+
+    named = names.get(node["cluster_id"], {})
+    return ClusterView(
+        path=node["cluster_id"],
+        name=named.get("name") or ("all chunks" if node["parent_id"] is None else f"cluster {node['cluster_id']}"),
+        size=node["size"],
+        noise=node["noise_size"],
+        silhouette=node["cohesion_embedding"],
+        silhouette_projected=node["cohesion_projected"],
+        stopped=STOP_REASONS.get(node["why_stopped"] or "", ""),
+        keyphrases=tuple(named.get("keyphrases", ())),
+        examples=tuple(named.get("examples", ())),
+        children=tuple(cluster_view(child, names) for child in node["children"]),
+    )
+
+
+def searches(neighbours: pa.Table) -> tuple[Search, ...]:
+    """The example queries in the order of the config, each with its hits by rank."""
+    from common.report_page import Hit, Search
+
+    hits: dict[tuple[str, str], list[Hit]] = {}
+    for row in neighbours.to_pylist():
+        hit = Hit(row["rank"], row["distance"], row["stage"], row["source"], row["chunk_id"], row["text"])
+        hits.setdefault((row["query"], row["stage_group"]), []).append(hit)
+    return tuple(
+        Search(query, group, tuple(sorted(found, key=lambda hit: hit.rank))) for (query, group), found in hits.items()
+    )
+
+
+def dropped(inputs: Mapping[str, Artifact]) -> Iterable[Dropped]:
+    """Documents, then documents without a chunk, then chunks without a vector: by reason, the most frequent first."""
+    yield from _reasons("documents", inputs["documents"], "dropped-*.parquet", "doc_id")
+    yield from _reasons("documents without a chunk", inputs["chunks"], "unchunked.parquet", "doc_id")
+    yield from _reasons("chunks without a vector", inputs["vectors"], "unembedded.parquet", "chunk_id")
+
+
+def _reasons(what: str, artifact: Artifact, pattern: str, identifier: str) -> list[Dropped]:
+    from collections import Counter
+
+    from common.report_page import Dropped
+
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    for table in artifact.tables(pattern):
+        reasons = table["reason"].to_pylist()
+        counts.update(reasons)
+        for place, reason in enumerate(reasons):
+            known = examples.setdefault(reason, [])
+            if len(known) < EXAMPLES_OF_DROPPED:
+                known.append(_example(table.slice(place, 1).to_pylist()[0], identifier))
+    return [Dropped(what, reason, count, tuple(examples[reason])) for reason, count in counts.most_common()]
+
+
+def _example(row: Mapping[str, Any], identifier: str) -> str:
+    from common.html import shorten
+
+    parts = (row[identifier], row.get("detail"), row.get("text"))
+    return " · ".join(shorten(str(part), 160) for part in parts if part)
+
+
+def warnings(inputs: Mapping[str, Artifact]) -> Iterable[str]:
+    """What the stages warned about when they ran, each with its stage, and chunks that the model did not see whole."""
+    for name, artifact in inputs.items():
+        stats = artifact.json("stats.json") if artifact.names("stats.json") else {}
+        for warning in stats.get("warnings", ()):
+            yield f"{name}: {warning}"
+        if stats.get("truncated"):
+            yield f"{name}: the model cut {stats['truncated']:,} chunks short; chunking.tokenizer=embedder avoids it"
+
+
+def stage_row(artifact: Artifact) -> StageRow:
+    """An artifact's line in the stage table."""
+    from common.report_page import StageRow
+
+    manifest = artifact.manifest
+    code = manifest["code"]
+    commit = f"{code['commit'][:12]}{' with uncommitted changes' if code['dirty'] else ''}" if code["commit"] else None
+    facts = {"made": manifest["created"], "device": manifest["device"], "python": manifest["python"]}
+    return StageRow(
+        stage=artifact.stage,
+        key=artifact.key,
+        script=manifest["script"],
+        rows=artifact.rows,
+        seconds=manifest["seconds"],
+        bytes=artifact.bytes,
+        made_from=manifest["inputs"],
+        settings=manifest["settings"],
+        facts={"version": manifest["version"], **facts, **({"commit": commit} if commit else {})},
+    )
+
+
+def names_by_cluster(names: Artifact) -> Mapping[str, Mapping[str, Any]]:
+    """`names.json` as {cluster id: {name, keyphrases, examples}}."""
+    return names.json("names.json")
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+
+def report_settings(config: Config) -> Mapping[str, object]:
+    """What the page depends on beside the artifacts; the config's name is its title."""
+    return {"name": config.name, "hover_chars": config.report.hover_chars}
+
+
+def compute_report(job: Job) -> int:
+    """Write the page; returns the number of points on its map."""
+    from common.report_page import render
+
+    report = gather(job.config, job.inputs)
+    with job.part.write("report.html") as path:
+        path.write_text(render(report), encoding="utf-8", newline="\n")
+    return len(report.points.x)
+
+
+REPORT = Stage(
+    name="report",
+    script="report.py",
+    version=1,
+    settings=report_settings,
+    compute=compute_report,
+    inputs=(DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP),
+)
+
+
+def present(session: Session, args: Namespace) -> object:
+    """Print where the page is."""
+    path = session.load(REPORT).path("report.html")
+    if not args.json:
+        print(f"report: {path}")
+    return {"report": str(path)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(__doc__ or "", (MAP, REPORT), present=present))

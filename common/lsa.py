@@ -118,7 +118,9 @@ def fit_lsa(texts: Iterable[str], *, dimensions: int, max_features: int, seed: i
     from threadpoolctl import threadpool_limits
 
     matrix, terms, idf = _fit_tfidf(texts, max_features)
-    wanted = max(1, min(dimensions, *matrix.shape))
+    if len(terms) == 1:  # scikit-learn decomposes no single column
+        return LsaModel(terms, idf, np.ones((1, 1), dtype=np.float32))
+    wanted = min(dimensions, *matrix.shape)
     # Float64 and one BLAS thread: the small dense steps are cheap, and sums split over threads differ in their last
     # bits, which the power iterations amplify. The sparse products run on one thread in any case.
     with threadpool_limits(limits=1):

@@ -117,7 +117,9 @@ def encode_cached(
         cache: read, and written after every `SLICE_TEXTS` new texts; rows that are not finite are never written.
     """
     keys = [text_key(text) for text in texts]
-    first = {key: number for number, key in reversed(list(enumerate(keys)))}
+    first: dict[bytes, int] = {}
+    for number, key in enumerate(keys):
+        first.setdefault(key, number)
     payloads = cache.get(list(first))
     missing = [key for key in first if key not in payloads]
     for batch in _slices(missing, SLICE_TEXTS):

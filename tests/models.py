@@ -135,3 +135,13 @@ def spoil_weights(folder: Path, tensor: str = "encoder.layer.0.output.dense.bias
 def _write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def random_texts(count: int, *, seed: int, longest: int = 60) -> list[str]:
+    """`count` seeded texts of 1 to `longest` words of `TRAINING_TEXT`, of very different lengths."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    words = " ".join(TRAINING_TEXT[:-1]).split()
+    sizes = generator.integers(1, longest + 1, count)
+    return [" ".join(generator.choice(words, size)) for size in sizes]

@@ -30,7 +30,7 @@ JUNK = {
     "symbols": "=====-----=====+++++ 12 / 34 * 56 == {} [] () ;; ## a b",
     "repeated_lines": "Accept all cookies\n" * 20,
     "repeated_ngrams": "buy cheap watches now " * 30,
-    "word_length": "aGVsbG8gd29ybGQhIHR oaXMgaXMgYmFzZTYx0IGVuY29 kZWQgZGF0YSBmb3IgeW91 IHRvIHJlYWQgbGF0ZXIgb24u",
+    "word_length": "aGVsbG8gd29ybGQhIHR oaXMgaXMgYmFzZTYx0I GVuY29kZWQgZGF0YSBmb3I geW91IHRvIHJlYWQgbGF0",
 }
 
 

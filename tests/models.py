@@ -74,7 +74,9 @@ def build_transformer(
     """
     import torch
     from transformers import BertConfig, BertModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     vocabulary = build_tokenizer(folder, max_tokens=max_tokens)
     settings = BertConfig(
         vocab_size=vocabulary,
@@ -130,6 +132,14 @@ def spoil_weights(folder: Path, tensor: str = "encoder.layer.0.output.dense.bias
     weights = {name: value.clone() for name, value in load_file(path).items()}
     weights[tensor][0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
+
+
+def one_thread(folder: Path) -> Path:
+    """Let torch compute on one thread from here on: for models this small, threads only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+    return folder
 
 
 def _write_json(path: Path, value: object) -> None:

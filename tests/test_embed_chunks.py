@@ -19,14 +19,14 @@ from common.errors import UserError
 from common.stages import Session, Stage
 from common.store import Artifact
 from config import ChunkingConfig, Config, EmbeddingConfig, FilesReader, PrepareConfig, SourceConfig
-from tests.models import build_static, build_transformer, random_texts, spoil_weights
+from tests.models import build_static, build_transformer, one_thread, random_texts, spoil_weights
 
 SHARD = 50  # documents
 
 
 @pytest.fixture(scope="module")
 def transformer(tmp_path_factory) -> Path:
-    return build_transformer(tmp_path_factory.mktemp("model"))
+    return one_thread(build_transformer(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")

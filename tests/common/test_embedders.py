@@ -15,7 +15,7 @@ from common.embedders import PAD_MULTIPLE, SentenceTransformerEmbedder, token_bu
 from common.errors import UserError
 from common.units import unit_rows
 from config import EmbeddingConfig
-from tests.models import build_static, build_transformer, random_texts, spoil_weights
+from tests.models import build_static, build_transformer, one_thread, random_texts, spoil_weights
 
 TEXTS = random_texts(60, seed=3)
 PROMPTS = {"query": "find the answer: ", "document": "passage of text: "}
@@ -24,7 +24,7 @@ PROMPTS = {"query": "find the answer: ", "document": "passage of text: "}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A transformer that reads 64 tokens and has no prompts."""
-    return build_transformer(tmp_path_factory.mktemp("plain"))
+    return one_thread(build_transformer(tmp_path_factory.mktemp("plain")))
 
 
 @pytest.fixture(scope="module")

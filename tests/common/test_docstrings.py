@@ -16,8 +16,9 @@ from config import PackagesReader
 MODULE = '''"""The module's docstring, long enough to count."""
 
 class Shape:
-    """A shape with sides; indented
+    """A shape with sides, indented:
 
+    so
         like this.
     """
 
@@ -74,12 +75,12 @@ def test_documents_of_a_package(demo):
         "demo-pkg/demo",
         "demo-pkg/demo:Shape",
         "demo-pkg/demo:Shape.area",
-        "demo-pkg/demo:Shape.area@14",
+        "demo-pkg/demo:Shape.area@15",
         "demo-pkg/demo:chosen",
         "demo-pkg/demo.sub.deep",
     ]
     assert good["demo-pkg/demo:Shape"].fields == {
-        "text": "A shape with sides; indented\n\n    like this.",
+        "text": "A shape with sides, indented:\n\nso\n    like this.",
         "package": "demo-pkg",
         "module": "demo",
         "kind": "class",

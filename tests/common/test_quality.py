@@ -30,7 +30,7 @@ JUNK = {
     "symbols": "=====-----=====+++++ 12 / 34 * 56 == {} [] () ;; ## a b",
     "repeated_lines": "Accept all cookies\n" * 20,
     "repeated_ngrams": "buy cheap watches now " * 30,
-    "word_length": "aGVsbG8gd29ybGQhIHR oaXMgaXMgYmFzZTYx0I GVuY29kZWQgZGF0YSBmb3I geW91IHRvIHJlYWQgbGF0",
+    "word_length": "aGVsbG8gd29ybGQh IHRoaXMgaXMgYmFzZ TYx0IGVuY29kZWQgZ GF0YSBmb3IgeW91I HRvIHJlYWQgbGF0ZXIg",
 }
 
 

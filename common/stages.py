@@ -222,7 +222,7 @@ class Session:
 def run_file_name(name: str) -> str:
     """A config's name as a file name; names that would differ only in what a file cannot carry stay apart."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100]
-    return safe if safe == name and not name.startswith(".") else f"{safe.lstrip('.')}-{digest(name, 8)}"
+    return name if name and safe == name and name[0] != "." else f"run{safe}-{digest(name, 8)}"
 
 
 def _kept(part: Part) -> int:

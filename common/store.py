@@ -215,7 +215,7 @@ class Part:
         """Write a `.npy` file. `numpy.save` hides the reason of a failed write (errno); this does not."""
         import numpy as np
 
-        contiguous = np.ascontiguousarray(array)
+        contiguous = np.asarray(array, order="C")
         with self.write(name) as path, path.open("wb") as stream:
             header = {"descr": contiguous.dtype.str, "fortran_order": False, "shape": contiguous.shape}
             np.lib.format.write_array_header_1_0(stream, header)
@@ -411,7 +411,7 @@ def open_artifact(folder: Path, repair: str = "") -> Artifact:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         stated = manifest.pop("manifest_sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CorruptArtifact(f"{path}: unreadable ({type(error).__name__}); {repair}") from error
     if digest(manifest, 64) != stated:
         raise CorruptArtifact(f"{path}: was changed after it was written; {repair}")

@@ -7,9 +7,10 @@ filtered row with its reason), stats.json.
     uv run prepare_data.py configs/quickstart.py
 
 Order of operations, the same for every source: read (`take_shards`, `take_rows`), normalise, length, quality, exact
-duplicates, near duplicates, sample. Of duplicates the first stays, sources in the config's order and rows in theirs,
-across all sources. A source's sample is drawn from what is left of it, by a hash of seed, source and id: asking for
-more only adds, and a source appended to the list changes no other.
+duplicates, near duplicates, sample. Duplicates are looked for across the sources of one training stage (a text that
+two stages train on belongs to both), and the first stays: sources in the config's order, rows in theirs. A source's
+sample is drawn from what is left of it, by a hash of seed, source and id: asking for more only adds, and a source
+appended to the list changes no other. Rows that are not drawn are counted, not kept.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from corpus import (
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from jaxtyping import Int, UInt32, UInt64
+    from jaxtyping import Int, UInt8, UInt32, UInt64
 
 SHARD_ROWS = 4_096
 # Texts of one staged shard are in memory at once; few rows of many megabytes make a shard too.
@@ -210,6 +211,16 @@ class Staged:
         return self.column("reason")
 
     @cached_property
+    def digests(self) -> UInt8[np.ndarray, "rows 16"]:
+        """The hash of every row's text."""
+        import numpy as np
+
+        from common.dedup import DIGEST_BYTES
+
+        packed = b"".join(self.column("digest").to_pylist())
+        return np.frombuffer(packed, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+
+    @cached_property
     def source_of(self) -> Int[np.ndarray, " rows"]:
         """The number of each row's source."""
         import numpy as np
@@ -288,36 +299,42 @@ def decide(staged: Staged, sources: Sequence[SourceConfig], config: PrepareConfi
 
     fate = np.where(staged.reasons.is_null().to_numpy(), KEPT, FILTERED).astype(np.int64)
     fates = Fates(fate, np.full(len(fate), -1, dtype=np.int64), np.zeros(len(fate), dtype=np.int64))
-    if config.exact_dedup:
-        _mark_exact_duplicates(staged, fates)
-    if config.near_dedup:
-        _mark_near_duplicates(staged, fates, config.near_dedup_threshold)
+    for of_stage in _rows_by_stage(staged, sources):
+        if config.exact_dedup:
+            _mark_exact_duplicates(staged, fates, of_stage)
+        if config.near_dedup:
+            _mark_near_duplicates(staged, fates, of_stage, config.near_dedup_threshold)
     for number, source in enumerate(sources):
         if source.sample_documents is not None:
             _mark_not_sampled(staged, fates, number, source, config.seed)
     return fates
 
 
-def _mark_exact_duplicates(staged: Staged, fates: Fates) -> None:
+def _rows_by_stage(staged: Staged, sources: Sequence[SourceConfig]) -> list[Int[np.ndarray, " n"]]:
+    """The rows of each training stage, in order."""
     import numpy as np
 
-    from common.dedup import DIGEST_BYTES, first_occurrences
+    stages = list(dict.fromkeys(source.stage for source in sources))
+    stage_of = np.array([stages.index(source.stage) for source in sources])[staged.source_of]
+    return [np.flatnonzero(stage_of == number) for number in range(len(stages))]
 
-    rows = np.flatnonzero(fates.fate == KEPT)
-    packed = b"".join(staged.column("digest").to_pylist())
-    digests = np.frombuffer(packed, dtype=np.uint8).reshape(-1, DIGEST_BYTES)[rows]
-    first = rows[first_occurrences(digests)]
+
+def _mark_exact_duplicates(staged: Staged, fates: Fates, of_stage: Int[np.ndarray, " n"]) -> None:
+    from common.dedup import first_occurrences
+
+    rows = of_stage[fates.fate[of_stage] == KEPT]
+    first = rows[first_occurrences(staged.digests[rows])]
     repeated = first != rows
     fates.fate[rows[repeated]] = EXACT_DUPLICATE
     fates.kept_as[rows[repeated]] = first[repeated]
 
 
-def _mark_near_duplicates(staged: Staged, fates: Fates, threshold: float) -> None:
+def _mark_near_duplicates(staged: Staged, fates: Fates, of_stage: Int[np.ndarray, " n"], threshold: float) -> None:
     import numpy as np
 
     from common.dedup import near_duplicates
 
-    rows = np.flatnonzero(fates.fate == KEPT)
+    rows = of_stage[fates.fate[of_stage] == KEPT]
     if not len(rows):
         return
     found = near_duplicates(staged.signatures(rows), lambda row: staged.shingles_of(int(rows[row])), threshold)

@@ -408,5 +408,10 @@ def summary_lines(chunks: Mapping[str, Any], vectors: Mapping[str, Any], embedde
     return lines
 
 
+def next_command(session: Session) -> str:
+    """What to run after this."""
+    return session.command("search.py")
+
+
 if __name__ == "__main__":
-    raise SystemExit(run_script(__doc__ or "", (CHUNKS, VECTORS), present=present))
+    raise SystemExit(run_script(__doc__ or "", (CHUNKS, VECTORS), present=present, next_command=next_command))

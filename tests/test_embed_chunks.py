@@ -15,7 +15,7 @@ import pytest
 import embed_chunks
 import prepare_data
 from common.embedders import LsaEmbedder, SentenceTransformerEmbedder, load_embedder
-from common.errors import UserError
+from common.errors import CorruptArtifact, UserError
 from common.stages import Session, Stage
 from common.store import Artifact
 from config import ChunkingConfig, Config, EmbeddingConfig, FilesReader, PrepareConfig, SourceConfig
@@ -192,6 +192,12 @@ def test_the_loaded_embedder_uses_the_query_prompt(tmp_path):
     run = Run(tmp_path / "data", corpus(10), model_config(folder))
     embedder = load_embedder(run.make(), run.config.embedding)
     assert np.array_equal(embedder.embed_queries(["water"]), embedder.embed_documents(["find: water"]))
+
+
+def test_vectors_of_another_engine_are_refused(tmp_path, transformer):
+    vectors = Run(tmp_path, corpus(10), EmbeddingConfig()).make()
+    with pytest.raises(CorruptArtifact, match="made by engine 'lsa', not 'sentence_transformers'"):
+        load_embedder(vectors, model_config(transformer))
 
 
 def test_float16_storage_rounds_the_same_vectors(tmp_path, transformer):

@@ -17,14 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prepare_data import DOCUMENTS
-
 from chunking import chunk_batch, needs_counter, sentence_identity, token_limit
 from common.cli import run_script
 from common.errors import CorruptArtifact, UserError
 from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
 from config import ChunkingConfig, Config, EmbeddingConfig
+from prepare_data import DOCUMENTS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -80,7 +80,7 @@ def gather(config: Config, inputs: Mapping[str, Artifact]) -> Report:
     """Everything on the page, read from finished artifacts (by stage name)."""
     from common.report_page import Report
 
-    tree = cluster_view(inputs["clusters"].json("tree.json"), names_by_cluster(inputs["names"]))
+    tree = cluster_view(inputs["clusters"].json("tree.json"), inputs["names"].json("names.json"))
     embedder = inputs["vectors"].json("embedder.json")
     return Report(
         name=config.name,
@@ -107,10 +107,12 @@ def _distinct(artifact: Artifact, pattern: str, column: str) -> set[str]:
 
 def _embedder_name(config: Config) -> str:
     """The engine, or the model's name; of a local folder only its last part, for the page may travel."""
-    model = config.embedding.model if config.embedding.engine == "sentence_transformers" else None
-    if model is None:
+    from common.hub import is_local
+
+    model = config.embedding.model
+    if config.embedding.engine != "sentence_transformers" or model is None:
         return config.embedding.engine
-    return Path(model).name if Path(model).is_dir() else model
+    return Path(model).name if is_local(model) else model
 
 
 def map_points(inputs: Mapping[str, Artifact]) -> MapPoints:
@@ -155,21 +157,22 @@ def take_rows(artifact: Artifact, pattern: str, columns: list[str], rows: Int[np
 
 
 def cluster_view(node: Mapping[str, Any], names: Mapping[str, Mapping[str, Any]]) -> ClusterView:
-    """A node of `tree.json` and everything below it, with the names of `names.json`."""
+    """A node of `tree.json` and everything below it, with its entry of `names.json`."""
     from common.cluster_tree import STOP_REASONS
-    from common.report_page import ClusterView
+    from common.report_page import ClusterView, Example
 
-    named = names.get(node["cluster_id"], {})
+    named = names[node["cluster_id"]]
+    examples = zip(named["example_chunks"], named["examples"], strict=True)
     return ClusterView(
         path=node["cluster_id"],
-        name=named.get("name") or ("all chunks" if node["parent_id"] is None else f"cluster {node['cluster_id']}"),
+        name=named["name"],
         size=node["size"],
         noise=node["noise_size"],
         silhouette=node["cohesion_embedding"],
         silhouette_projected=node["cohesion_projected"],
         stopped=STOP_REASONS.get(node["why_stopped"] or "", ""),
-        keyphrases=tuple(named.get("keyphrases", ())),
-        examples=tuple(named.get("examples", ())),
+        keyphrases=tuple(named["keyphrases"]),
+        examples=tuple(Example(chunk["chunk_id"], text) for chunk, text in examples),
         children=tuple(cluster_view(child, names) for child in node["children"]),
     )
 
@@ -247,11 +250,6 @@ def stage_row(artifact: Artifact) -> StageRow:
         settings=manifest["settings"],
         facts={"version": manifest["version"], **facts, **({"commit": commit} if commit else {})},
     )
-
-
-def names_by_cluster(names: Artifact) -> Mapping[str, Mapping[str, Any]]:
-    """`names.json` as {cluster id: {name, keyphrases, examples}}."""
-    return names.json("names.json")
 
 
 # --- the page ------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.dedup import sample_ranks
 from common.recursion import EXACT_NEIGHBOURS_ROWS, nearest_neighbours, one_thread
 from common.shapes import check_shape
 
@@ -90,7 +90,4 @@ def sample_by_hash(ids: Sequence[str], count: int, seed: int) -> Int[np.ndarray,
     """
     if count >= len(ids):
         return np.arange(len(ids))
-    prefix = f"{seed}\0".encode()
-    digests = b"".join(hashlib.sha256(prefix + item.encode()).digest()[:8] for item in ids)
-    order = np.argsort(np.frombuffer(digests, dtype=">u8"), kind="stable")
-    return np.sort(order[:count])
+    return np.sort(np.argsort(sample_ranks(seed, "map", ids), kind="stable")[:count])

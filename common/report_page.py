@@ -50,6 +50,14 @@ class StageRow:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A central text of a cluster."""
+
+    chunk_id: str
+    text: str
+
+
+@dataclass(frozen=True)
 class ClusterView:
     """One cluster. `size` counts every chunk below it, `noise` those of them that fell into none of its children.
 
@@ -65,7 +73,7 @@ class ClusterView:
     silhouette_projected: float | None = None
     stopped: str = ""
     keyphrases: tuple[str, ...] = ()
-    examples: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
     children: tuple[ClusterView, ...] = ()
 
     def walk(self) -> Iterator[ClusterView]:
@@ -332,13 +340,13 @@ def tree_node(node: ClusterView, total: int) -> Html:
     if node.keyphrases:
         body.append(tag("p", tag("span", "Keyphrases: ", class_="label"), tag("bdi", ", ".join(node.keyphrases))))
     if node.examples:
-        body.append(
-            details(
-                f"Central texts ({len(node.examples)})", *(corpus_text(text, EXCERPT_CHARS) for text in node.examples)
-            )
-        )
+        body.append(details(f"Central texts ({len(node.examples)})", *(_example(item) for item in node.examples)))
     children = [tree_node(child, total) for child in node.children]
     return details(summary, tag("div", *body, *children, _noise_line(node, total), class_="inside"), class_="node")
+
+
+def _example(example: Example) -> Html:
+    return tag("div", corpus_text(example.text, EXCERPT_CHARS), tag("div", example.chunk_id, class_="id"))
 
 
 def _noise_line(node: ClusterView, total: int) -> Html:

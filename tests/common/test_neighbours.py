@@ -15,18 +15,36 @@ from scipy.spatial.distance import cdist
 
 from common.arrays import ShardedArray
 from common.errors import UserError
-from common.metrics import Operand, Scorer, UnusableVector, pair_distances
-from common.neighbours import Neighbours, decode, encode, first_copies, run_all, top_k, top_k_per_group, true_places
+from common.metrics import Metric, Operand, Scorer, UnusableVector, pair_distances
+from common.neighbours import (
+    Neighbours,
+    Tile,
+    decode,
+    encode,
+    first_copies,
+    run_all,
+    top_k,
+    top_k_per_group,
+    true_places,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-METRICS = ["cosine", "euclidean", "manhattan", "inner_product"]
-SCIPY = {"cosine": "cosine", "euclidean": "euclidean", "manhattan": "cityblock"}
+METRICS: list[Metric] = ["cosine", "euclidean", "manhattan", "inner_product"]
+
+
+def scipy_distances(queries: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
+    """All pairs, in float64."""
+    left, right = queries.astype(np.float64), rows.astype(np.float64)
+    if metric == "inner_product":
+        return -left @ right.T
+    if metric == "manhattan":
+        return cdist(left, right, "cityblock")
+    return cdist(left, right, "cosine") if metric == "cosine" else cdist(left, right, "euclidean")
 
 
 def reference(vectors: np.ndarray, queries: np.ndarray, k: int, metric: str) -> Neighbours:
     """Every distance by scipy in float64, rounded to float32, sorted by (distance, row)."""
-    wide, asked = vectors.astype(np.float64), queries.astype(np.float64)
-    distances = -asked @ wide.T if metric == "inner_product" else cdist(asked, wide, SCIPY[metric])
+    distances = scipy_distances(queries, vectors, metric)
     if metric == "cosine":
         distances[np.abs(distances) < 1e-12] = 0.0
     distances = (distances + 0.0).astype(np.float32)
@@ -256,7 +274,7 @@ def test_zero_vectors_have_no_cosine_but_have_distances():
     with pytest.raises(UnusableVector, match="query 1 is a zero vector") as caught:
         top_k(vectors, queries, 2)
     assert (caught.value.name, caught.value.index) == ("query", 1)
-    for metric in ("euclidean", "manhattan", "inner_product"):
+    for metric in METRICS[1:]:
         assert_same(top_k(vectors, queries, 4, metric), reference(vectors, queries, 4, metric))
 
 
@@ -297,13 +315,10 @@ def test_scores_are_within_the_stated_error(metric, scale):
     assert slack.max() < 0.05 * true.std()
 
 
-def closeness_of(metric: str, left: Operand, right: Operand) -> np.ndarray:
-    queries, rows = left.raw.astype(np.float64), right.raw.astype(np.float64)
-    if metric == "inner_product":
-        return queries @ rows.T
-    distances = cdist(queries, rows, SCIPY[metric])
+def closeness_of(metric: Metric, left: Operand, right: Operand) -> np.ndarray:
+    distances = scipy_distances(left.raw, right.raw, metric)
     if metric == "euclidean":
-        return ((queries**2).sum(axis=1, keepdims=True) - distances**2) / 2
+        return ((left.raw.astype(np.float64) ** 2).sum(axis=1, keepdims=True) - distances**2) / 2
     return 1 - distances if metric == "cosine" else -distances
 
 
@@ -317,12 +332,30 @@ def test_a_pair_has_the_same_bits_in_every_batch(metric):
 
 def test_keys_order_as_distance_then_row():
     rng = np.random.default_rng(0)
-    distances = rng.choice(np.float32([-3.5, -1e-30, 0.0, 1e-30, 0.5, 2.0, 3e38]), 500)
+    distances = rng.choice(np.array([-3.5, -1e-30, 0.0, 1e-30, 0.5, 2.0, 3e38], np.float32), 500)
     rows = rng.integers(0, 2**32, 500)
     keys = encode(distances, rows)
     np.testing.assert_array_equal(np.argsort(keys, kind="stable"), np.lexsort((rows, distances)))
     np.testing.assert_array_equal(decode(keys)[0], distances)
     np.testing.assert_array_equal(decode(keys)[1], rows)
+
+
+def test_zero_distances_have_no_sign():
+    right = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], dtype=np.float32)
+    for metric in METRICS[1:]:
+        left = np.array([[0.0, 1.0]] * 3, dtype=np.float32) if metric == "inner_product" else right
+        assert not np.signbit(pair_distances(left, right, metric)).any(), metric
+
+
+def test_of_identical_rows_only_k_are_measured():
+    scorer = Scorer("cosine")
+    queries = scorer.prepare(random_vectors(3), "query", query=True)
+    rows = scorer.prepare(np.repeat(random_vectors(2, seed=1), 500, axis=0), "row", query=False)
+    scores = np.empty((3, 1_000), dtype=np.float32)
+    scorer.closeness(queries, rows, scores)
+    query, row = Tile(scorer, queries, rows, k=4).candidates(scores, np.full(3, np.inf, dtype=np.float32))
+    np.testing.assert_array_equal(np.bincount(query), [4, 4, 4])
+    assert set((row % 500).tolist()) == {0, 1, 2, 3}
 
 
 def test_first_copies_and_true_places_count_like_loops():

@@ -1,0 +1,442 @@
+"""Vectors and queries -> nearest chunks.
+
+Reads   data/chunks/<key>/ and data/vectors/<key>/ (embed_chunks.py)
+Writes  data/neighbours/<key>/  neighbours.parquet, stats.json: the example queries of the config (search.queries)
+
+    uv run search.py configs/quickstart.py
+    uv run search.py configs/quickstart.py --query "eigenvalues of a sparse matrix" search.k=10
+    uv run search.py configs/quickstart.py --query-file questions.jsonl search.per_stage=true --json
+    echo "split a sentence into words" | uv run search.py configs/quickstart.py --query -
+
+Search is exact unless search.index says otherwise. Neighbours are ordered by (distance, chunk), so results repeat to
+the last bit. A k larger than the corpus (or than a stage, with search.per_stage) gives every chunk of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.cli import run_script
+from common.errors import ConfigError, CorruptArtifact, UserError
+from common.keys import keyed_settings
+from common.stages import Job, Session, Stage
+from config import Config, SearchConfig
+from embed_chunks import CHUNKS, VECTORS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from jaxtyping import Float, Float32, Int, Int64
+
+    from common.arrays import ShardedArray
+    from common.neighbours import Neighbours
+    from common.store import Artifact
+
+ALL_STAGES = "all"
+# Queries that an approximate index is compared with exact search on.
+RECALL_QUERIES = 100
+CHUNK_COLUMNS = ("chunk_id", "source", "stage", "text")
+
+
+# --- arrays --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArrayHits:
+    """Neighbours by group label (0 where there are no groups), and how good an approximate index was.
+
+    Args:
+        neighbours: row numbers and distances of every query.
+        recall_at_k: share of the exact neighbours found, on `recall_queries` queries; 1 for exact search.
+    """
+
+    neighbours: Mapping[int, Neighbours]
+    recall_at_k: float = 1.0
+    recall_queries: int = 0
+
+
+def search_arrays(
+    vectors: ShardedArray | Float[np.ndarray, "rows dims"],
+    queries: Float[np.ndarray, "queries dims"],
+    settings: SearchConfig,
+    *,
+    groups: Int[np.ndarray, " rows"] | None = None,
+    lists_file: Path | None = None,
+) -> ArrayHits:
+    """The `settings.k` nearest rows of every query, by `settings.metric` and `settings.index`.
+
+    Args:
+        groups: a label for each row; every group gets k neighbours of its own.
+        lists_file: where the inverted lists of `index="ivf"` are kept between searches of the same vectors.
+
+    Raises:
+        ConfigError: groups are asked for of an approximate index.
+        common.metrics.UnusableVector: a query or row is NaN, infinite, or zero under cosine.
+    """
+    from common.neighbours import top_k, top_k_per_group
+
+    how: dict[str, Any] = {"block_rows": settings.block_rows, "threads": settings.threads}
+    if groups is not None:
+        if settings.index != "exact":
+            raise ConfigError("search.per_stage needs search.index=exact; inverted lists hold all stages together")
+        return ArrayHits(top_k_per_group(vectors, queries, settings.k, settings.metric, groups=groups, **how))
+    if settings.index == "ivf":
+        return _search_lists(vectors, queries, settings, lists_file)
+    return ArrayHits({0: top_k(vectors, queries, settings.k, settings.metric, **how)})
+
+
+def _search_lists(
+    vectors: ShardedArray | Float[np.ndarray, "rows dims"],
+    queries: Float[np.ndarray, "queries dims"],
+    settings: SearchConfig,
+    lists_file: Path | None,
+) -> ArrayHits:
+    from common.ivf import build_lists, lists_top_k, load_or_build, recall_at_k
+    from common.neighbours import Neighbours, top_k
+
+    how: dict[str, Any] = {"lists": settings.ivf_lists, "threads": settings.threads}
+    if lists_file is None:
+        lists = build_lists(vectors, settings.metric, **how)
+    else:
+        lists = load_or_build(lists_file, vectors, settings.metric, **how)
+    k, metric, threads = settings.k, settings.metric, settings.threads
+    found = lists_top_k(lists, vectors, queries, k, metric, probes=settings.ivf_probes, threads=threads)
+    sample = slice(0, None, max(1, len(queries) // RECALL_QUERIES))
+    exact = top_k(vectors, queries[sample], k, metric, block_rows=settings.block_rows, threads=threads)
+    recall = recall_at_k(Neighbours(found.indices[sample], found.distances[sample]), exact)
+    return ArrayHits({0: found}, recall, len(exact.indices))
+
+
+# --- texts ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a search of texts found.
+
+    Args:
+        table: query, stage_group, rank (from 1), distance, chunk_row, chunk_id, source, stage, text.
+        stats: metric, k, index, sizes, recall, and notes for the user.
+    """
+
+    table: pa.Table
+    stats: Mapping[str, Any]
+
+
+def search(chunks: Artifact, vectors: Artifact, texts: Sequence[str], config: Config, cache_dir: Path) -> Hits:
+    """The nearest chunks of every text; of every training stage with `search.per_stage`.
+
+    Args:
+        chunks, vectors: finished artifacts of `config`.
+        texts: queries, embedded as the chunks were, with the model's query prompt.
+        cache_dir: where an approximate index is kept.
+
+    Raises:
+        UserError: a text is empty, or the embedder gives it no direction.
+    """
+    from common.arrays import ShardedArray
+
+    stored = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")])
+    rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])
+    if len(stored) != len(rows):
+        raise CorruptArtifact(f"{vectors.folder}: {len(stored)} vectors but {len(rows)} row numbers; {vectors.repair}")
+    queries = embed_texts(vectors, texts, config)
+    settings = config.search
+    names, groups = stage_groups(chunks, rows) if settings.per_stage else ([ALL_STAGES], None)
+    lists_file = cache_dir / "ivf" / f"{vectors.key}-{settings.metric}-{settings.ivf_lists}.npz"
+    hits = search_arrays(stored, queries, settings, groups=groups, lists_file=lists_file)
+    table = hit_table(texts, hits, names, chunks, rows)
+    return Hits(table, _stats(hits, names, len(texts), len(stored), settings))
+
+
+def embed_texts(vectors: Artifact, texts: Sequence[str], config: Config) -> Float32[np.ndarray, "texts dims"]:
+    """Unit query vectors.
+
+    Raises:
+        UserError: naming the first text that is empty or that the embedder cannot represent.
+    """
+    import numpy as np
+
+    from common.embedders import load_embedder
+
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise UserError(f"query {number} is empty; give it some text")
+    if not texts:
+        return np.zeros((0, vectors.json("stats.json")["dimensions"]), dtype=np.float32)
+    embedded = load_embedder(vectors, config.embedding).embed_queries(texts)
+    problems = {
+        "has a vector that is NaN or infinite; check the model's weights": ~np.isfinite(embedded).all(axis=1),
+        "has no part that the embedder knows; ask it in words of the corpus": ~embedded.any(axis=1),
+    }
+    for problem, where in problems.items():
+        if where.any():
+            raise UserError(f"query {_quoted(texts[int(np.argmax(where))])} {problem}")
+    return embedded
+
+
+def _quoted(text: str) -> str:
+    from common.console import one_line
+
+    return f"'{one_line(text, 60)}'"
+
+
+def stage_groups(chunks: Artifact, rows: ShardedArray) -> tuple[list[str], Int64[np.ndarray, " rows"]]:
+    """The training stages that have vectors, sorted, and the number of each vector's stage."""
+    import numpy as np
+
+    stages = [table["stage"].to_numpy(zero_copy_only=False) for table in chunks.tables("chunks-*.parquet", ["stage"])]
+    every = np.concatenate([np.empty(0, dtype=object), *stages])
+    names, labels = np.unique(every[rows.load()].astype(str), return_inverse=True)
+    return names.tolist(), labels.astype(np.int64)
+
+
+def hit_table(
+    texts: Sequence[str], hits: ArrayHits, names: Sequence[str], chunks: Artifact, rows: ShardedArray
+) -> pa.Table:
+    """One row for each neighbour, by query, stage group and rank; chunks are read only where there are hits."""
+    import numpy as np
+    import pyarrow as pa
+
+    found = hits.neighbours
+    each = [(query, label) for query in range(len(texts)) for label in found]
+    counts = [found[label].indices.shape[1] for _, label in each]
+    nearest = _joined([found[label].indices[query] for query, label in each], np.int64)
+    chunk_row = rows.take(nearest)
+    columns = {
+        "query": pa.array(np.repeat([texts[query] for query, _ in each], counts).tolist(), pa.string()),
+        "stage_group": pa.array(np.repeat([names[label] for _, label in each], counts).tolist(), pa.string()),
+        "rank": pa.array(_joined([np.arange(1, count + 1) for count in counts], np.int32)),
+        "distance": pa.array(_joined([found[label].distances[query] for query, label in each], np.float32)),
+        "chunk_row": pa.array(chunk_row, pa.int64()),
+    }
+    read = read_chunks(chunks, chunk_row)
+    return pa.table({**columns, **{name: read[name] for name in CHUNK_COLUMNS}})
+
+
+def _joined(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([np.empty(0, dtype=dtype), *arrays]).astype(dtype)
+
+
+def read_chunks(chunks: Artifact, rows: Int64[np.ndarray, " n"]) -> pa.Table:
+    """Id, source, stage and text of the chunks in these rows, in this order; other row groups are not read."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = np.unique(rows)
+    pieces = [pa.table({name: pa.array([], pa.string()) for name in CHUNK_COLUMNS})]
+    first = 0
+    for name in chunks.names("chunks-*.parquet"):
+        with pq.ParquetFile(chunks.path(name)) as file:
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                mine = wanted[(wanted >= first) & (wanted < first + count)] - first
+                if len(mine):
+                    pieces.append(file.read_row_group(group, columns=list(CHUNK_COLUMNS)).take(mine))
+                first += count
+    return pa.concat_tables(pieces).take(np.searchsorted(wanted, rows))
+
+
+def _stats(hits: ArrayHits, names: Sequence[str], queries: int, vectors: int, settings: SearchConfig) -> dict[str, Any]:
+    stats = {
+        "queries": queries,
+        "vectors": vectors,
+        "metric": settings.metric,
+        "index": settings.index,
+        "k": settings.k,
+        "recall_at_k": round(hits.recall_at_k, 6),
+        "recall_queries": hits.recall_queries,
+    }
+    return {**stats, "notes": list(_notes(hits, names, vectors, settings))}
+
+
+def _notes(hits: ArrayHits, names: Sequence[str], vectors: int, settings: SearchConfig) -> Iterator[str]:
+    for label, neighbours in hits.neighbours.items():
+        size = neighbours.indices.shape[1]
+        if size < settings.k:
+            whose = "the corpus has" if names[label] == ALL_STAGES else f"stage '{names[label]}' has"
+            yield f"search.k is {settings.k} but {whose} {size} vectors: all of them are returned"
+    if settings.index == "ivf" and hits.recall_queries:
+        yield (
+            f"ivf: recall@{settings.k} {hits.recall_at_k:.4f} against exact search on {hits.recall_queries} queries "
+            f"over {vectors:,} vectors"
+        )
+
+
+# --- the stage -----------------------------------------------------------------------------------------------
+
+
+def neighbour_settings(config: Config) -> Mapping[str, object]:
+    """The search settings; those of inverted lists only where they are used."""
+    exact = config.search.index == "exact"
+    return keyed_settings(config.search, drop=("ivf_lists", "ivf_probes") if exact else ())
+
+
+def compute_neighbours(job: Job) -> int:
+    """Search the config's example queries; a config without any gives an empty table."""
+    config = job.config
+    hits = search(job.inputs["chunks"], job.inputs["vectors"], config.search.queries, config, job.cache_dir)
+    job.part.write_table("neighbours.parquet", hits.table)
+    job.part.write_json("stats.json", hits.stats)
+    return len(hits.table)
+
+
+NEIGHBOURS = Stage(
+    "neighbours",
+    "search.py",
+    version=1,
+    settings=neighbour_settings,
+    compute=compute_neighbours,
+    inputs=(CHUNKS, VECTORS),
+)
+
+
+# --- queries from the command line ---------------------------------------------------------------------------
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--query", action="append", default=[], metavar="TEXT", help="search for this text; repeatable; - reads stdin"
+    )
+    parser.add_argument(
+        "--query-file", metavar="FILE", help="search for each line of a .txt file, or the `text` of each .jsonl row"
+    )
+
+
+def has_queries(args: Namespace) -> bool:
+    return bool(args.query or args.query_file)
+
+
+def asked_texts(args: Namespace) -> list[str]:
+    """The texts of --query and --query-file, in that order.
+
+    Raises:
+        ConfigError: stdin or the file holds no query, cannot be read, or a row has no text.
+    """
+    texts: list[str] = []
+    for query in args.query:
+        texts += _lines(sys.stdin.read(), "stdin") if query == "-" else [query]
+    return texts + (read_queries(Path(args.query_file)) if args.query_file else [])
+
+
+def read_queries(path: Path) -> list[str]:
+    """Queries of a file: the `text` of each row of a `.jsonl`, else the lines; blank lines are skipped."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise ConfigError(f"--query-file {path}: {reason}; give a UTF-8 .txt or .jsonl file") from error
+    if path.suffix != ".jsonl":
+        return _lines(content, str(path))
+    numbered = [(number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
+    return [_row_text(path, number, line) for number, line in numbered] or _lines("", str(path))
+
+
+def _lines(content: str, where: str) -> list[str]:
+    # Not `splitlines`, which also splits at form feeds and Unicode separators within a text.
+    lines = [line.strip() for line in content.split("\n") if line.strip()]
+    if not lines:
+        raise ConfigError(f"{where}: holds no query; give one on each line")
+    return lines
+
+
+def _row_text(path: Path, number: int, line: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{path}:{number}: is not JSON ({error})") from error
+    text = row.get("text") if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        has = f"it has {', '.join(row)}" if isinstance(row, dict) else f"it is a {type(row).__name__}"
+        raise ConfigError(f"{path}:{number}: has no string field `text`; {has}")
+    return text
+
+
+# --- printing ------------------------------------------------------------------------------------------------
+
+
+def print_neighbours(session: Session) -> None:
+    """Print the neighbours of the config's example queries."""
+    print_hits(example_hits(session), session)
+
+
+def example_hits(session: Session) -> Hits:
+    """The finished neighbours of the config's example queries."""
+    artifact = session.load(NEIGHBOURS)
+    return Hits(artifact.table("neighbours.parquet"), artifact.json("stats.json"))
+
+
+def print_hits(hits: Hits, session: Session) -> None:
+    """Each query with its neighbours: rank, distance, stage, source and id on a line, the text below it.
+
+    Notes go to stderr. Texts are cut to the terminal's width; --json gives them in full.
+    """
+    from rich.text import Text
+
+    from common.console import one_line, stdout
+
+    console = stdout()
+    if not hits.stats["queries"]:
+        print(f"no example queries in this config; ask one: {session.command('search.py', '--query', 'your question')}")
+    for query, group, rows in _by_query(hits.table.to_pylist()):
+        stage = "" if group == ALL_STAGES else f"  [{one_line(group)}]"
+        console.print(Text(f"\n{one_line(query)}{stage}", style="bold"), soft_wrap=True)
+        for row in rows:
+            where = "  ".join(one_line(row[name]) for name in ("stage", "source", "chunk_id"))
+            console.print(Text(f"{row['rank']:>4}  {row['distance']:.4f}  {where}"), soft_wrap=True)
+            text = Text("      " + one_line(row["text"], 4 * console.width), style="dim")
+            console.print(text, no_wrap=True, overflow="ellipsis")
+    print_notes(hits)
+
+
+def _by_query(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Rows of one query and stage group; a new one begins at every rank 1."""
+    block: list[Mapping[str, Any]] = []
+    for row in rows:
+        if row["rank"] == 1 and block:
+            yield block[0]["query"], block[0]["stage_group"], block
+            block = []
+        block.append(row)
+    if block:
+        yield block[0]["query"], block[0]["stage_group"], block
+
+
+def print_notes(hits: Hits) -> None:
+    for note in hits.stats["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def present(session: Session, args: Namespace) -> object:
+    """Print what was asked for on the command line, or the config's example queries."""
+    if has_queries(args):
+        chunks, vectors = session.load(CHUNKS), session.load(VECTORS)
+        hits = search(chunks, vectors, asked_texts(args), session.config, session.store.cache_dir)
+    else:
+        hits = example_hits(session)
+    if args.json:
+        print_notes(hits)
+    else:
+        print_hits(hits, session)
+    return {"stats": dict(hits.stats), "hits": hits.table.to_pylist()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        run_script(
+            __doc__ or "",
+            (NEIGHBOURS,),
+            arguments=add_arguments,
+            present=present,
+            runs_stages=lambda args: not has_queries(args),
+            next_command=lambda session: session.command("cluster_corpus.py"),
+        )
+    )

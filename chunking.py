@@ -33,6 +33,7 @@ CHARACTER_STRATEGIES = ("paragraph", "fixed_chars")
 
 # Characters handed to the tokenizer and to a sentence splitter at once; longer documents are cut at white space.
 TOKENIZER_PIECE = 1 << 14
+TOKENIZER_BATCH = 256  # pieces
 SENTENCE_PIECE = 100_000
 # Documents planned together: bounds memory, changes no result.
 BATCH_CHARS = 1 << 22
@@ -248,7 +249,7 @@ def _layouts(
     from common.windows import pieces, token_grid, unit_grid
 
     plans = [(position, list(pieces(texts[position], *bounds[position], TOKENIZER_PIECE))) for position in positions]
-    spans = iter(counter.spans([texts[position][slice(*piece)] for position, plan in plans for piece in plan]))
+    spans = _lazily(counter, [texts[position][slice(*piece)] for position, plan in plans for piece in plan])
     for position, plan in plans:
         text = texts[position]
         grid = token_grid(text, _shifted(plan, spans), *bounds[position], limit.budget)
@@ -263,7 +264,15 @@ def _layouts(
             yield position, [unit_grid(cuts, grid), grid]
 
 
-def _shifted(plan: Sequence[tuple[int, int]], spans: Iterator[np.ndarray]) -> Int64[np.ndarray, "tokens 2"]:
+def _lazily(counter: TokenCounter, parts: Sequence[str]) -> Iterator[Int64[np.ndarray, "tokens 2"]]:
+    """Token spans of each part, a batch at a time."""
+    for first in range(0, len(parts), TOKENIZER_BATCH):
+        yield from counter.spans(parts[first : first + TOKENIZER_BATCH])
+
+
+def _shifted(
+    plan: Sequence[tuple[int, int]], spans: Iterator[Int64[np.ndarray, "tokens 2"]]
+) -> Int64[np.ndarray, "tokens 2"]:
     """Token spans of a document from those of its pieces."""
     import numpy as np
 

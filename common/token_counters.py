@@ -16,7 +16,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -120,18 +120,20 @@ def _span_array(pairs: Sequence[tuple[int, int]]) -> Int64[np.ndarray, "tokens 2
 # An encoding holds about 150 bytes a token until its offsets are read; a batch of this many characters stays
 # below 100 MB.
 _BATCH_CHARS = 1 << 20
+# Encoding slows down on inputs much longer than this.
+_LINE_CHARS = 1 << 13
 
 
-def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Consecutive runs of texts with at most `_BATCH_CHARS` characters (or one text) each."""
+def _runs(texts: Sequence[str], most: int) -> Iterator[slice]:
+    """Consecutive runs of texts with at most `most` characters (or one text) each."""
     start, size = 0, 0
     for position, text in enumerate(texts):
-        if position > start and size + len(text) > _BATCH_CHARS:
-            yield texts[start:position]
+        if position > start and size + len(text) > most:
+            yield slice(start, position)
             start, size = position, 0
         size += len(text)
     if start < len(texts):
-        yield texts[start:]
+        yield slice(start, len(texts))
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,11 @@ class FastTokenizerCounter:
 
     @cached_property
     def _memo(self) -> WordMemo | None:
-        return WordMemo(self._encode_spans) if splits_at_spaces(json.loads(self._tokenizer.to_str())) else None
+        return (
+            WordMemo(self._encode_spans, self._encode_counts)
+            if splits_at_spaces(json.loads(self._tokenizer.to_str()))
+            else None
+        )
 
     @cached_property
     def overhead(self) -> int:
@@ -165,17 +171,19 @@ class FastTokenizerCounter:
 
     def spans(self, texts: Sequence[str]) -> list[Int64[np.ndarray, "tokens 2"]]:
         """As `TokenCounter.spans`."""
-        encode = self._memo.spans if self._memo else self._encode_spans
-        return [spans for batch in _batches(texts) for spans in encode(batch)]
+        found: list[Int64[np.ndarray, "tokens 2"]] = []
+        for run in _runs(texts, _BATCH_CHARS):
+            found += self._memo.spans(texts[run]) if self._memo else self._encode_spans(texts[run])
+        return found
 
     def count(self, texts: Sequence[str]) -> Int64[np.ndarray, " texts"]:
         """As `TokenCounter.count`."""
-        counts = [self._count_batch([self.prompt + text for text in batch]) for batch in _batches(texts)]
+        count = self._memo.count if self._memo else self._encode_counts
+        runs = _runs(texts, _BATCH_CHARS)
+        counts = [count([self.prompt + text for text in texts[run]]) for run in runs]
         return np.concatenate([np.empty(0, np.int64), *counts]) + self._specials
 
-    def _count_batch(self, texts: Sequence[str]) -> Int64[np.ndarray, " texts"]:
-        if self._memo:
-            return self._memo.count(texts)
+    def _encode_counts(self, texts: Sequence[str]) -> Int64[np.ndarray, " texts"]:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return np.fromiter(map(len, encodings), np.int64, len(texts))
 
@@ -234,6 +242,10 @@ def _members(part: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]
 _BETWEEN_SPACES = re.compile(r"[^ \t\n\r]+")
 
 
+Encode = Callable[[Sequence[str]], "list[Int64[np.ndarray, 'tokens 2']]"]
+EncodeCounts = Callable[[Sequence[str]], "Int64[np.ndarray, ' texts']"]
+
+
 class WordMemo:
     """Tokens of a text from tokens of its words; every distinct word is tokenised once.
 
@@ -241,8 +253,9 @@ class WordMemo:
     `splits_at_spaces`. Forgets everything when its words exceed `max_chars` characters together.
     """
 
-    def __init__(self, encode: Any, max_chars: int = 1 << 25) -> None:
+    def __init__(self, encode: Encode, encode_counts: EncodeCounts, max_chars: int = 1 << 23) -> None:
         self._encode = encode
+        self._encode_counts = encode_counts
         self._max_chars = max_chars
         self._clear()
 
@@ -267,7 +280,7 @@ class WordMemo:
 
     def _tokenise(self, words: list[str]) -> list[Int64[np.ndarray, "tokens 2"]]:
         """Spans within each word; the words are encoded in lines, since a call for each would cost more."""
-        lines = [words[start : start + 1024] for start in range(0, len(words), 1024)]
+        lines = [words[run] for run in _runs(words, _LINE_CHARS)]
         relative: list[Int64[np.ndarray, "tokens 2"]] = []
         for line, spans in zip(lines, self._encode([" ".join(line) for line in lines]), strict=True):
             starts = np.concatenate([[0], np.cumsum(np.fromiter((len(word) + 1 for word in line), np.int64))])
@@ -280,16 +293,23 @@ class WordMemo:
 
     def count(self, texts: Sequence[str]) -> Int64[np.ndarray, " texts"]:
         """Tokens of each text."""
-        words = [_BETWEEN_SPACES.findall(text) for text in texts]
+        counts = np.zeros(len(texts), np.int64)
+        spaced = np.fromiter(map(_is_spaced, texts), bool, len(texts))
+        words = [_BETWEEN_SPACES.findall(texts[position]) for position in np.flatnonzero(spaced)]
         self._learn(words)
         sizes = np.diff(self._first)
-        return np.fromiter((sizes[self._lookup(row)].sum() for row in words), np.int64, len(texts))
+        counts[spaced] = [sizes[self._lookup(row)].sum() for row in words]
+        counts[~spaced] = self._encode_counts([texts[position] for position in np.flatnonzero(~spaced)])
+        return counts
 
     def spans(self, texts: Sequence[str]) -> list[Int64[np.ndarray, "tokens 2"]]:
         """Character spans of the tokens of each text."""
-        words = [_BETWEEN_SPACES.findall(text) for text in texts]
+        spaced = [text for text in texts if _is_spaced(text)]
+        words = [_BETWEEN_SPACES.findall(text) for text in spaced]
         self._learn(words)
-        return [self._place(row, _word_starts(text)) for row, text in zip(words, texts, strict=True)]
+        placed = (self._place(row, _word_starts(text)) for row, text in zip(words, spaced, strict=True))
+        others = iter(self._encode([text for text in texts if not _is_spaced(text)]))
+        return [next(placed) if _is_spaced(text) else next(others) for text in texts]
 
     def _place(self, words: list[str], starts: Int64[np.ndarray, " words"]) -> Int64[np.ndarray, "tokens 2"]:
         ids = self._lookup(words)
@@ -297,6 +317,11 @@ class WordMemo:
         ends = np.cumsum(sizes)
         within = np.arange(int(sizes.sum())) - np.repeat(ends - sizes, sizes)
         return self._tokens[np.repeat(self._first[ids], sizes) + within] + np.repeat(starts, sizes)[:, None]
+
+
+def _is_spaced(text: str) -> bool:
+    """Whether the words of a text are short enough to come again; long runs without spaces would fill the memo."""
+    return 32 * text.count(" ") >= len(text) - 32
 
 
 def _word_starts(text: str) -> Int64[np.ndarray, " words"]:

@@ -158,7 +158,7 @@ def test_a_full_memo_starts_again_and_still_counts_right(wordpiece):
     counter, _ = wordpiece
     encoded: list[str] = []
     direct = counter._encode_spans  # the encoder below the memo
-    memo = WordMemo(lambda lines: (encoded.extend(lines), direct(lines))[1], max_chars=20)
+    memo = WordMemo(lambda lines: (encoded.extend(lines), direct(lines))[1], counter._encode_counts, max_chars=20)
     texts = ["the cell the cell", "water boils", "unbelievable lists"]
     for text in texts * 2:
         assert memo.count([text]).tolist() == [len(direct([text])[0])]

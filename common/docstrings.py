@@ -106,6 +106,11 @@ def read_packages(reader: PackagesReader) -> Iterator[Row | BadRow]:
 
 
 def _file_rows(package: Package, entry: str, min_chars: int) -> list[Row | BadRow]:
+    with _no_collection():
+        return _parsed_rows(package, entry, min_chars)
+
+
+def _parsed_rows(package: Package, entry: str, min_chars: int) -> list[Row | BadRow]:
     module = module_name(entry)
     key, where = f"{package.name}/{module}", f"{package.name}/{entry}"
     try:
@@ -131,14 +136,14 @@ def module_name(entry: str) -> str:
 
 def parse(source: bytes) -> ast.Module:
     """The syntax tree of a source file; the coding cookie and the byte order mark are honoured."""
-    with warnings.catch_warnings(), _no_collection():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         return ast.parse(source)
 
 
 @contextmanager
 def _no_collection() -> Generator[None]:
-    """The collector would walk a growing tree again and again; a tree holds no cycles until it is whole."""
+    """The collector would walk every tree again and again, and find nothing: a syntax tree holds no cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -44,6 +44,8 @@ MAX_REPEATED_NGRAM_SHARE = 0.5
 NGRAM = 5
 MIN_NGRAMS = 30
 WORD_LENGTH = (1.5, 15.0)
+# One address among a few words says nothing about the words.
+MIN_WORDS = 20
 # Fewer white space characters than 1 in 25 separate something longer than words.
 MIN_SPACE_SHARE = 1 / 25
 
@@ -119,7 +121,7 @@ def judge(raw: str, text: str) -> Verdict | None:
         repeated_lines: 4 lines or more, and over half of their characters are in lines seen before.
         repeated_ngrams: over half of the 5-grams occurred before, of 30 or more; of words where the text has spaces,
             else of characters (so one character a thousand times is caught, in any script).
-        word_length: in a script with spaces, the mean word is shorter than 1.5 or longer than 15 characters.
+        word_length: in a script with spaces, the mean of 20 words or more is under 1.5 or over 15 characters.
     """
     _, _, _, controls = class_counts(raw)
     if controls > MAX_CONTROL_SHARE * max(len(raw), 1):
@@ -169,4 +171,8 @@ def _word_length_verdict(text: str) -> Verdict | None:
     lengths = [sum(1 for _ in group) for is_space, group in groupby(text, str.isspace) if not is_space]
     mean = sum(lengths) / max(len(lengths), 1)
     low, high = WORD_LENGTH
-    return None if low <= mean <= high else Verdict("word_length", f"mean {mean:.1f} characters")
+    return (
+        None
+        if len(lengths) < MIN_WORDS or low <= mean <= high
+        else Verdict("word_length", f"mean {mean:.1f} characters")
+    )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,11 +68,12 @@ def test_the_nanochat_mix_is_what_nanochat_trained_on_in_late_2025():
         "sft": ["allenai/ai2_arc", "allenai/ai2_arc", "openai/gsm8k", "HuggingFaceTB/smol-smoltalk"],
     }
     by_name = {source.name: source for source in sources}
-    assert by_name["nanochat_fineweb_edu"].reader.take_shards == 240
+    readers: dict[str, Any] = {source.name: source.reader for source in sources}
+    assert readers["nanochat_fineweb_edu"].take_shards == 240
     assert by_name["nanochat_fineweb_edu"].take_rows is None
     assert by_name["smol_smoltalk_sft"].take_rows == 10_000
-    assert by_name["mmlu_auxiliary_midtrain"].reader.split == "auxiliary_train"
-    assert {source.reader.split for source in sources} == {"train", "auxiliary_train"}
+    assert readers["mmlu_auxiliary_midtrain"].split == "auxiliary_train"
+    assert {reader.split for reader in readers.values()} == {"train", "auxiliary_train"}
 
 
 def test_every_registered_corpus_names_its_columns():

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -228,7 +229,7 @@ def test_the_key_follows_content_and_settings_not_places(tmp_path):
     key = session(tmp_path / "data", source(here)).key(DOCUMENTS)
     assert session(tmp_path / "other", source(there)).key(DOCUMENTS) == key
     assert session(tmp_path / "data", source(here), near_dedup_threshold=0.5).key(DOCUMENTS) == key
-    changes = [{"min_chars": 2}, {"seed": 1}, {"near_dedup": True}, {"unicode_form": "NFKC"}]
+    changes: list[dict[str, Any]] = [{"min_chars": 2}, {"seed": 1}, {"near_dedup": True}, {"unicode_form": "NFKC"}]
     keys = {session(tmp_path / "data", source(here), **change).key(DOCUMENTS) for change in changes}
     assert len(keys | {key}) == 5
     jsonl(there, "y")
@@ -335,7 +336,7 @@ def prepare_command(tmp_path: Path, data: str, *flags: str) -> list[str]:
 
 def test_the_command_killed_for_real_and_run_again(tmp_path):
     jsonl(tmp_path / "big.jsonl", *(prose(number, 12) for number in range(13_000)))
-    quiet = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    quiet: dict[str, Any] = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     whole = subprocess.run(prepare_command(tmp_path, "whole", "--json"), check=True, **quiet)
     running = subprocess.Popen(prepare_command(tmp_path, "data"), **quiet)
     deadline = time.monotonic() + 60

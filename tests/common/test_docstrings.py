@@ -136,6 +136,7 @@ def test_a_real_package_agrees_with_its_imported_docstrings():
     rows = {row.key: row for row in read_packages(PackagesReader(packages=("networkx",), min_chars=80))}
     assert len(rows) > 1_000
     row = rows["networkx/networkx.classes.graph:Graph.add_node"]
+    assert not isinstance(row, BadRow)
     assert row.fields["text"] == inspect.getdoc(networkx.Graph.add_node)
 
 

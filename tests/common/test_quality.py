@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import unicodedata
 
 import pytest
@@ -22,6 +24,7 @@ PROSE = {
     "only emoji": "🎉 ⚽ 🏟️ 👋🏽 ❤️ 👩‍👩‍👧‍👦 🇫🇷 🍕 🌍 ✨",
     "code": "def area(radius):\n    # A circle's area.\n    return 3.14159 * radius ** 2\n\nprint(area(2.0))\n",
     "arithmetic": "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72 in all.\n#### 72",
+    "address": "Claudius Ptolemy: http://www.example.org/history/Biographies/of-astronomers/Ptolemy.html. A biography.",
     "combining": unicodedata.normalize("NFD", "Nguyễn Thị Hằng đã đến trường sớm vào buổi sáng thứ ba tuần trước."),
 }
 
@@ -30,7 +33,7 @@ JUNK = {
     "symbols": "=====-----=====+++++ 12 / 34 * 56 == {} [] () ;; ## a b",
     "repeated_lines": "Accept all cookies\n" * 20,
     "repeated_ngrams": "buy cheap watches now " * 30,
-    "word_length": "aGVsbG8gd29ybGQh IHRoaXMgaXMgYmFzZ TYx0IGVuY29kZWQgZ GF0YSBmb3IgeW91I HRvIHJlYWQgbGF0ZXIg",
+    "word_length": " ".join(base64.b64encode(hashlib.sha256(bytes([n])).digest()).decode()[:16] for n in range(25)),
 }
 
 

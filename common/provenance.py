@@ -36,7 +36,7 @@ def code_fingerprint(script: str) -> str:
     modules = sorted(_closure(script.removesuffix(".py").replace("/", ".")) - _NOT_RESULTS)
     hasher = hashlib.sha256()
     for module in modules:
-        hasher.update(f"{module}\0{ast.dump(_tree(module))}\0".encode("utf-8", "surrogatepass"))
+        hasher.update(f"{module}\0{_tree_hash(module)}\0".encode())
     return f"{sys.version_info.major}.{sys.version_info.minor}:{hasher.hexdigest()[:16]}"
 
 
@@ -52,6 +52,11 @@ def _module_file(module: str) -> Path:
 @cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(_module_file(module).read_text(encoding="utf-8"))
+
+
+@cache
+def _tree_hash(module: str) -> str:
+    return hashlib.sha256(ast.dump(_tree(module)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @cache
@@ -95,6 +100,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+@cache
 def installed_versions() -> dict[str, str]:
     """Version of every installed distribution."""
     from importlib.metadata import distributions

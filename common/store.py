@@ -156,7 +156,9 @@ class Artifact:
 def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
-    return pq.read_table(path, columns=columns)
+    # `pq.read_table` would import pandas (a second) to read one file.
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=columns)
 
 
 def _read_array(path: Path) -> np.ndarray:

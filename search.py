@@ -168,6 +168,8 @@ def embed_texts(vectors: Artifact, texts: Sequence[str], config: Config) -> Floa
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise UserError(f"query {number} is empty; give it some text")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"query {number} is not valid Unicode; give it in UTF-8")
     if not texts:
         return np.zeros((0, vectors.json("stats.json")["dimensions"]), dtype=np.float32)
     embedded = load_embedder(vectors, config.embedding).embed_queries(texts)
@@ -204,17 +206,19 @@ def hit_table(
     import numpy as np
     import pyarrow as pa
 
+    from common.columns import number_column, text_column
+
     found = hits.neighbours
     each = [(query, label) for query in range(len(texts)) for label in found]
     counts = [found[label].indices.shape[1] for _, label in each]
-    nearest = _joined([found[label].indices[query] for query, label in each], np.int64)
-    chunk_row = rows.take(nearest)
+    query, group = (np.repeat(np.array(each, np.int64).reshape(-1, 2)[:, side], counts) for side in (0, 1))
+    chunk_row = rows.take(_joined([found[label].indices[query] for query, label in each], np.int64))
     columns = {
-        "query": pa.array(np.repeat([texts[query] for query, _ in each], counts).tolist(), pa.string()),
-        "stage_group": pa.array(np.repeat([names[label] for _, label in each], counts).tolist(), pa.string()),
-        "rank": pa.array(_joined([np.arange(1, count + 1) for count in counts], np.int32)),
-        "distance": pa.array(_joined([found[label].distances[query] for query, label in each], np.float32)),
-        "chunk_row": pa.array(chunk_row, pa.int64()),
+        "query": text_column(texts).take(number_column(query)),
+        "stage_group": text_column(names).take(number_column(group)),
+        "rank": number_column(_joined([np.arange(1, count + 1) for count in counts], np.int32)),
+        "distance": number_column(_joined([found[label].distances[query] for query, label in each], np.float32)),
+        "chunk_row": number_column(chunk_row),
     }
     read = read_chunks(chunks, chunk_row)
     return pa.table({**columns, **{name: read[name] for name in CHUNK_COLUMNS}})
@@ -232,8 +236,10 @@ def read_chunks(chunks: Artifact, rows: Int64[np.ndarray, " n"]) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from common.columns import number_column, text_column
+
     wanted = np.unique(rows)
-    pieces = [pa.table({name: pa.array([], pa.string()) for name in CHUNK_COLUMNS})]
+    pieces = [pa.table({name: text_column([]) for name in CHUNK_COLUMNS})]
     first = 0
     for name in chunks.names("chunks-*.parquet"):
         with pq.ParquetFile(chunks.path(name)) as file:
@@ -241,9 +247,9 @@ def read_chunks(chunks: Artifact, rows: Int64[np.ndarray, " n"]) -> pa.Table:
                 count = file.metadata.row_group(group).num_rows
                 mine = wanted[(wanted >= first) & (wanted < first + count)] - first
                 if len(mine):
-                    pieces.append(file.read_row_group(group, columns=list(CHUNK_COLUMNS)).take(mine))
+                    pieces.append(file.read_row_group(group, columns=list(CHUNK_COLUMNS)).take(number_column(mine)))
                 first += count
-    return pa.concat_tables(pieces).take(np.searchsorted(wanted, rows))
+    return pa.concat_tables(pieces).take(number_column(np.searchsorted(wanted, rows)))
 
 
 def _stats(hits: ArrayHits, names: Sequence[str], queries: int, vectors: int, settings: SearchConfig) -> dict[str, Any]:
@@ -267,8 +273,8 @@ def _notes(hits: ArrayHits, names: Sequence[str], vectors: int, settings: Search
             yield f"search.k is {settings.k} but {whose} {size} vectors: all of them are returned"
     if settings.index == "ivf" and hits.recall_queries:
         yield (
-            f"ivf: recall@{settings.k} {hits.recall_at_k:.4f} against exact search on {hits.recall_queries} queries "
-            f"over {vectors:,} vectors"
+            f"ivf: recall@{settings.k} {hits.recall_at_k:.4f} against exact search over "
+            f"{vectors:,} vectors, queries compared: {hits.recall_queries}"
         )
 
 

@@ -1,0 +1,41 @@
+"""Arrow columns equal those that pyarrow makes, and bring no pandas with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from common.columns import number_column, text_column
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "float64", "uint8"])
+@pytest.mark.parametrize("size", [0, 7])
+def test_numbers(dtype, size):
+    values = np.arange(2 * size).astype(dtype)[::2]
+    assert number_column(values).equals(pa.array(values))
+
+
+def test_texts():
+    for texts in ([], [""], ["a", "", "été 雪 😀", "\x00"]):
+        assert text_column(texts).equals(pa.array(texts, pa.string()))
+    with pytest.raises(UnicodeEncodeError):
+        text_column(["\ud800"])
+
+
+def test_pandas_is_not_imported():
+    code = """
+import sys
+import numpy as np, pyarrow as pa
+from common.columns import number_column, text_column
+pa.table({"n": number_column(np.arange(3)), "t": text_column(["a", "b", "c"])}).take(number_column(np.array([2])))
+print("pandas" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -80,7 +80,17 @@ def chunk_batch(texts: Sequence[str], config: ChunkingConfig, counter: TokenCoun
     if counter is None:
         raise ValueError(f"the strategy '{config.strategy}' needs a token counter")
     limit = token_limit(config, counter)
+    if limit.most < config.max_tokens:
+        _note(f"the model reads {limit.most} tokens, so chunks hold {limit.most}, not {config.max_tokens}")
     return _joined([_chunk_by_tokens(texts, group, config, counter, limit) for group in _groups(texts)])
+
+
+@cache
+def _note(message: str) -> None:
+    """Tell on stderr, once a process, what the result depends on beside the settings."""
+    from common.console import stderr
+
+    stderr().print(f"note: chunking: {message}")
 
 
 def token_limit(config: ChunkingConfig, counter: TokenCounter) -> Limit:
@@ -373,9 +383,16 @@ def _spacy_pipeline(model: str):  # noqa: ANN202  (spaCy's Language; importing i
     return nlp
 
 
+UNTRAINED = "punkt-untrained"
+
+
 @cache
 def _nltk_splitter() -> SentenceSplitter:
-    tokenizer, _ = _punkt()
+    tokenizer, name = _punkt()
+    if name == UNTRAINED:
+        _note(
+            "NLTK's punkt_tab is not installed, so sentences are cut by untrained Punkt, which knows no abbreviations"
+        )
     return lambda text: [start for start, _ in tokenizer.span_tokenize(text)]
 
 
@@ -386,7 +403,7 @@ def _punkt():  # noqa: ANN202  (NLTK's class, and the model's name; importing it
         return PunktTokenizer("english"), "punkt_tab-english"
     except LookupError:
         # Untrained Punkt knows no abbreviations but needs no download.
-        return PunktSentenceTokenizer(), "punkt-untrained"
+        return PunktSentenceTokenizer(), UNTRAINED
 
 
 def sentence_identity(config: ChunkingConfig) -> str:

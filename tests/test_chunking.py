@@ -211,9 +211,13 @@ def test_special_tokens_and_prompt_come_off_the_budget(counters):
     assert max(len(spans) for spans in inside) == found.tokens.max() - counter.overhead
 
 
-def test_the_models_own_maximum_wins_over_a_larger_setting(counters):
+def test_the_models_own_maximum_wins_over_a_larger_setting_and_says_so_once(counters, capsys):
     assert token_limit(ChunkingConfig(max_tokens=512), counters["prompted"]).most == 64
     assert token_limit(ChunkingConfig(max_tokens=32), counters["prompted"]).most == 32
+    chunking._note.cache_clear()
+    for _ in range(2):
+        assert chunk_batch([PROSE], ChunkingConfig(max_tokens=512), counters["prompted"]).tokens.max() <= 64
+    assert capsys.readouterr().err.count("the model reads 64 tokens, so chunks hold 64, not 512") == 1
 
 
 def test_a_short_document_is_one_chunk_without_its_outer_white_space(counters):

@@ -1,21 +1,31 @@
-"""The main job on a machine with no GPU, no key and no hub: the docstrings of a few installed packages."""
+"""The main job on a machine with no GPU, no key and no hub: the docstrings of a few installed packages.
+
+Four corpora of the same size; a document is chosen by a hash of its id, so another corpus would not reshuffle these.
+"""
 
 from config import ClusteringConfig, Config, EmbeddingConfig, PackagesReader, PrepareConfig, SearchConfig, SourceConfig
 
-PACKAGES = ("numpy", "scipy", "scikit-learn", "networkx", "pandas", "nltk", "spacy", "torch", "transformers", "datasets")
+CORPORA = {
+    "arrays": ("numpy", "scipy"),
+    "tables": ("pandas", "datasets", "networkx"),
+    "learning": ("scikit-learn", "torch"),
+    "language": ("nltk", "spacy", "transformers"),
+}
+
+
+def docstrings(name: str) -> SourceConfig:
+    """1,500 docstrings of 200 characters or more, of one corpus."""
+    return SourceConfig(
+        name=name,
+        reader=PackagesReader(packages=CORPORA[name], min_chars=200),
+        label_columns=("package", "module"),
+        sample_documents=1_500,
+    )
+
 
 config = Config(
     name="quickstart",
-    prepare=PrepareConfig(
-        sources=(
-            SourceConfig(
-                name="packages",
-                reader=PackagesReader(packages=PACKAGES, min_chars=200),
-                label_columns=("package", "module"),
-                sample_documents=4_000,
-            ),
-        ),
-    ),
+    prepare=PrepareConfig(sources=tuple(docstrings(name) for name in CORPORA)),
     embedding=EmbeddingConfig(engine="lsa", dimensions=128),
     clustering=ClusteringConfig(base_pct=0.012, umap_n_components=10),
     search=SearchConfig(

@@ -1,4 +1,4 @@
-"""The architecture, read from the imports: config -> common -> root modules, in order; rooms never import each other."""
+"""The architecture, read from the imports: config -> common -> root modules, in order; no room imports another."""
 
 from __future__ import annotations
 

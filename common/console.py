@@ -29,9 +29,15 @@ def _console(*, stderr: bool) -> Console:
 
     from rich.console import Console
 
+    class Piped(Console):
+        """Leaves a reader that has gone to the caller; rich would end the process with exit code 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else 120
-    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
+    return Piped(stderr=stderr, width=width, highlight=False, emoji=False)
 
 
 def one_line(text: str, limit: int | None = None) -> str:

@@ -404,7 +404,7 @@ def garbage(inventory: Inventory, *, caches: bool = False) -> list[Garbage]:
     running = {item.path.with_suffix("") for item in leftovers if item.running and item.kind == "lock"}
     out = [
         Garbage(entry.folder, "no run needs it", size_of(entry.folder))
-        for entry in inventory.entries.values()
+        for entry in reversed(list(inventory.entries.values()))  # downstream first: a gc that dies orphans nothing
         if entry.identity not in kept and entry.folder not in running
     ]
     reasons = {"part": "left by a run that was stopped", "old": "left by a swap", "lock": "not held"}

@@ -220,7 +220,9 @@ def test_a_file_is_hashed_again_only_when_it_was_touched(store, monkeypatch):
 def test_a_copied_data_folder_is_whole(store, tmp_path):
     published(store)
     shutil.copytree(store.root, tmp_path / "copy")
-    assert Store(tmp_path / "copy").find(STEP).json("total.json") == {"value": 1.0}
+    copied = Store(tmp_path / "copy").find(STEP)
+    assert copied is not None
+    assert copied.json("total.json") == {"value": 1.0}
 
 
 def test_an_unlisted_name_is_refused(store):

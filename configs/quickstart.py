@@ -27,7 +27,9 @@ config = Config(
     name="quickstart",
     prepare=PrepareConfig(sources=tuple(docstrings(name) for name in CORPORA)),
     embedding=EmbeddingConfig(engine="lsa", dimensions=128),
-    clustering=ClusteringConfig(base_pct=0.012, umap_n_components=10),
+    clustering=ClusteringConfig(
+        base_pct=0.015, min_cluster_size_floor=40, silhouette_threshold=0.4, umap_n_components=10
+    ),
     search=SearchConfig(
         queries=(
             "How do I compute the eigenvalues of a sparse matrix?",

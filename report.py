@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from config import Config
 from embed_chunks import CHUNKS, VECTORS
 from name_clusters import NAMES
 from prepare_data import DOCUMENTS
-from search import NEIGHBOURS
+from search import ALL_STAGES, NEIGHBOURS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -178,16 +179,16 @@ def cluster_view(node: Mapping[str, Any], names: Mapping[str, Mapping[str, Any]]
 
 
 def searches(neighbours: pa.Table) -> tuple[Search, ...]:
-    """The example queries in the order of the config, each with its hits by rank."""
+    """The example queries in the order of the config; a new one, or a new training stage, begins at every rank 1."""
     from common.report_page import Hit, Search
 
-    hits: dict[tuple[str, str], list[Hit]] = {}
+    found: list[Search] = []
     for row in neighbours.to_pylist():
         hit = Hit(row["rank"], row["distance"], row["stage"], row["source"], row["chunk_id"], row["text"])
-        hits.setdefault((row["query"], row["stage_group"]), []).append(hit)
-    return tuple(
-        Search(query, group, tuple(sorted(found, key=lambda hit: hit.rank))) for (query, group), found in hits.items()
-    )
+        if hit.rank == 1:
+            found.append(Search(row["query"], "" if row["stage_group"] == ALL_STAGES else row["stage_group"], ()))
+        found[-1] = replace(found[-1], hits=(*found[-1].hits, hit))
+    return tuple(found)
 
 
 def dropped(inputs: Mapping[str, Artifact]) -> Iterable[Dropped]:
@@ -222,10 +223,10 @@ def _example(row: Mapping[str, Any], identifier: str) -> str:
 
 
 def warnings(inputs: Mapping[str, Artifact]) -> Iterable[str]:
-    """What the stages warned about when they ran, each with its stage, and chunks that the model did not see whole."""
+    """What the stages said when they ran, each with its stage, and how many chunks the model did not see whole."""
     for name, artifact in inputs.items():
         stats = artifact.json("stats.json") if artifact.names("stats.json") else {}
-        for warning in stats.get("warnings", ()):
+        for warning in (*stats.get("warnings", ()), *stats.get("notes", ())):
             yield f"{name}: {warning}"
         if stats.get("truncated"):
             yield f"{name}: the model cut {stats['truncated']:,} chunks short; chunking.tokenizer=embedder avoids it"

@@ -112,7 +112,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Search:
-    """One example query, within one training stage or all (`stage_group`)."""
+    """One example query, within one training stage, or within all when `stage_group` is empty."""
 
     query: str
     stage_group: str
@@ -272,9 +272,8 @@ def map_section(report: Report) -> Html:
         tag("div", id="legend", role="group", aria_label="Clusters on the map", class_="legend"),
         tag(
             "p",
-            f"The words are looked for in the first {report.hover_chars:,} characters of each chunk, its source and "
-            "its cluster names; all of them must occur. Click a name to hide or show its points, double-click to see "
-            "it alone.",
+            f"The words are looked for in what the map holds of each chunk, its first {report.hover_chars:,} characters; "
+            "all of them must occur. Click a name to hide or show its points, double-click to see it alone.",
             class_="note screen-only",
         ),
     )
@@ -368,7 +367,7 @@ def searches_section(report: Report) -> Html:
 
 
 def _search(search: Search) -> Html:
-    group = f" · {search.stage_group}" if search.stage_group not in ("", "all") else ""
+    group = f" · {search.stage_group}" if search.stage_group else ""
     heading = tag("h3", "“", tag("bdi", shorten(search.query, 300)), "”", group)
     if not search.hits:
         return join([heading, tag("p", "No neighbours.")])
@@ -416,7 +415,6 @@ def stages_section(report: Report) -> Html:
             f"{row.seconds:,.1f}",
             size(row.bytes),
             tag("ul", *(_made_from(name, key) for name, key in row.made_from.items()), class_="plain"),
-            details("settings", _definitions(row.settings), _definitions(row.facts)),
         )
         for row in report.stages
     )
@@ -425,8 +423,13 @@ def stages_section(report: Report) -> Html:
         "result. All that is known of one: ",
         tag("code", "uv run artifacts.py show KEY"),
     )
-    headers = ("stage", "key", "rows", "seconds", "size", "made from", "how")
-    return section("stages", "How it was made", tag("p", *note, class_="note"), table(headers, rows, numeric=(2, 3, 4)))
+    headers = ("stage", "key", "rows", "seconds", "size", "made from")
+    settings = (
+        details(f"{row.stage}: settings", _definitions(row.settings), _definitions(row.facts)) for row in report.stages
+    )
+    return section(
+        "stages", "How it was made", tag("p", *note, class_="note"), table(headers, rows, numeric=(2, 3, 4)), *settings
+    )
 
 
 def _made_from(name: str, key: str) -> Html:

@@ -160,6 +160,7 @@ def test_every_point_has_the_cluster_and_text_of_its_chunk(shown, upstream):
 
 def test_searches_keep_order_and_rank(shown):
     assert [search.query for search in shown.searches] == ["how do I invert a matrix?", HOSTILE_QUERY]
+    assert [search.stage_group for search in shown.searches] == ["", ""]
     assert [(hit.rank, hit.distance) for hit in shown.searches[0].hits] == [(1, 0.125), (2, 0.25)]
 
 
@@ -529,15 +530,7 @@ def test_the_tree_unfolds_and_points_to_the_map(page):
 
 
 def test_hovering_shows_the_text_of_a_point_as_text(page):
-    page.evaluate("document.getElementById('map').scrollIntoView({behavior: 'instant'})")
-    # The point of the first chunk, whose text is hostile.
-    place = page.evaluate(
-        "(() => { const plot = document.getElementById('plot'), box = plot.getBoundingClientRect();"
-        "for (const trace of plot.data) { const at = trace.customdata.indexOf(0); if (at >= 0) {"
-        "const {xaxis, yaxis} = plot._fullLayout;"
-        "return [box.x + xaxis._offset + xaxis.l2p(trace.x[at]),"
-        "box.y + yaxis._offset + yaxis.l2p(trace.y[at])]; } } })()"
-    )
+    place = place_of_first_chunk(page)
     page.mouse.move(place[0] + 40, place[1] + 40)
     page.mouse.move(*place, steps=4)
     page.wait_for_selector("#card", state="visible")
@@ -568,6 +561,28 @@ def test_hostile_text_ran_nothing_and_nothing_was_requested(opened):
         "buttons => buttons.map(b => b.dataset.title || b.getAttribute('aria-label') || '')"))  # fmt: skip
     assert opened.logged == []
     assert opened.requested == [opened.page.url]
+
+
+def place_of_first_chunk(page: Any) -> list[float]:
+    """Where on the screen the point of the first chunk is; its text is hostile."""
+    page.evaluate("document.getElementById('map').scrollIntoView({behavior: 'instant'})")
+    return page.evaluate(
+        "(() => { const plot = document.getElementById('plot'), box = plot.getBoundingClientRect();"
+        "const {xaxis, yaxis} = plot._fullLayout;"
+        "const trace = plot.data.find(t => t.customdata.includes(0)), at = trace.customdata.indexOf(0);"
+        "return [box.x + xaxis._offset + xaxis.l2p(trace.x[at]), box.y + yaxis._offset + yaxis.l2p(trace.y[at])] })()"
+    )
+
+
+def test_a_tap_shows_the_text_of_a_point_and_a_tap_elsewhere_hides_it(browser, page_file):
+    visit = Visit(browser, page_file, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    visit.page.touchscreen.tap(*place_of_first_chunk(visit.page))
+    visit.page.wait_for_timeout(600)  # Plotly takes a quick second tap for a double click
+    assert visit.page.inner_text("#card .text").startswith("</script><script>window.pwned")
+    visit.page.locator("#map h2").tap()
+    visit.page.wait_for_selector("#card", state="hidden")
+    assert visit.logged == []
+    visit.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

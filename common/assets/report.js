@@ -19,7 +19,7 @@
     cross: "M6 1h4v5h5v4h-5v5H6v-5H1V6h5z", star: "M8 1l2 5 5 .4-4 3.300 1.300 5.300L8 12l-4.300 3 1.300-5.300-4-3.300L6 6z",
   };
   const darkQuery = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => darkQuery.matches && !matchMedia("print").matches;
+  const isDark = () => darkQuery.matches && !document.documentElement.classList.contains("printing");
   const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const groupColour = (group) =>
     group < 0 || group === NOISE ? token("--noise") : COLOURS[isDark() ? "dark" : "light"][colourOf[group]];
@@ -28,9 +28,11 @@
   const clip = (text, limit) => (text.length > limit ? [...text].slice(0, limit - 1).join("").trimEnd() + "…" : text);
   const number = (value) => value.toLocaleString("en-GB");
   const font = () => ({ family: token("--sans"), color: token("--ink"), size: 12 });
+  // A finger scrolls the page and taps points; Plotly takes one tap for a double click, which would undo a zoom.
+  const touch = matchMedia("(pointer: coarse)").matches;
   // Plotly's default bar has a button that uploads the chart; the page names the buttons it wants instead.
   const CONFIG = {
-    displaylogo: false, responsive: true, plotlyServerURL: "",
+    displaylogo: false, responsive: true, plotlyServerURL: "", doubleClick: touch ? false : "reset+autosize",
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
   };
 
@@ -42,8 +44,7 @@
   const groupName = (group) => (group === NOISE ? (NOISE ? "noise, in no cluster" : "all chunks") : data.groups[group].name);
   const order = [NOISE, ...data.groups.keys()].filter((group) => members[group].length); // drawn in this order
   const visible = new Set(order);
-  const haystack = points.text.map((text, index) =>
-    `${text}\n${data.paths[points.path[index]].name}\n${data.sources[points.source[index]]}`.toLowerCase());
+  const haystack = points.text.map((text) => text.toLowerCase());
   let matching = null; // null: nothing is looked for
 
   const markerSize = total > 6000 ? 4 : total > 1500 ? 5 : 7;
@@ -103,7 +104,7 @@
     return {
       paper_bgcolor: token("--card"), plot_bgcolor: token("--card"), font: font(), showlegend: false,
       margin: { l: 8, r: 8, t: 8, b: 8 }, hovermode: "closest", hoverdistance: 12, uirevision: "keep",
-      xaxis: axis, yaxis: axis, dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+      xaxis: axis, yaxis: axis, dragmode: touch ? false : "zoom",
       modebar: { bgcolor: "rgba(0,0,0,0)", color: token("--soft"), activecolor: token("--accent") },
     };
   }
@@ -218,13 +219,19 @@
     return mix(groupColour(tile.group), token("--card"), 0.3 - 0.04 * Math.min(tile.id.split(".").length - 1, 3));
   }
 
-  // Plotly wraps no text. A top-level name stays on its tile's one-line heading; deeper ones are broken into lines.
-  const parents = new Set(data.tree.map((tile) => tile.parent));
-  function tileLabel(tile) {
-    const heading = parents.has(tile.id) && !tile.id.includes(".");
-    if (heading) return plain(clip(tile.name, byId("treemap").clientWidth < 600 ? 15 : 34));
+  // Plotly wraps no text. A tile with tiles inside has a heading of one line; any other name is broken into lines.
+  const children = new Map();
+  data.tree.forEach((tile) => children.set(tile.parent, [...(children.get(tile.parent) ?? []), tile]));
+  function tileLabels(level) {
+    const headings = new Set((children.get(level) ?? []).filter((tile) => children.has(tile.id)).map((tile) => tile.id));
+    const widest = byId("treemap").clientWidth < 600 ? 15 : 34;
+    return data.tree.map((tile) =>
+      tile.id === level || headings.has(tile.id) ? plain(clip(tile.name, tile.id === level ? 60 : widest)) : inLines(tile.name));
+  }
+
+  function inLines(name) {
     const lines = [""];
-    for (const word of clip(tile.name, 60).split(" ")) {
+    for (const word of clip(name, 60).split(" ")) {
       if (lines.at(-1) && lines.at(-1).length + word.length > 13) lines.push("");
       lines.push(`${lines.pop()} ${word}`.trim());
     }
@@ -240,12 +247,12 @@
   }
 
   async function drawTreemap() {
-    const tiles = data.tree;
+    const tiles = data.tree, level = byId("treemap").data?.[0].level || tiles[0].id;
     const trace = {
       type: "treemap", branchvalues: "total", sort: true, ids: tiles.map((tile) => tile.id), parents: tiles.map((tile) => tile.parent),
-      labels: tiles.map(tileLabel), values: tiles.map((tile) => tile.value),
-      text: tiles.map((tile) => number(tile.value)), textinfo: "label+text",
-      hovertemplate: "%{label}<br>%{text} chunks · %{percentParent:.0%} of its parent<extra></extra>",
+      labels: tileLabels(level), level, values: tiles.map((tile) => tile.value),
+      text: tiles.map((tile) => number(tile.value)), customdata: tiles.map((tile) => plain(tile.name)), textinfo: "label+text",
+      hovertemplate: "%{customdata}<br>%{text} chunks · %{percentParent:.0%} of its parent<extra></extra>",
       marker: {
         colors: tiles.map(tileColour), line: { width: 1.5, color: token("--back") }, pad: { t: 24, l: 4, r: 4, b: 4 }, cornerradius: 4,
       },
@@ -253,7 +260,7 @@
       maxdepth: 3, tiling: { pad: 2 }, root: { color: token("--card") },
       hoverlabel: { bgcolor: token("--card"), bordercolor: token("--line"), font: font() },
     };
-    const layout = { margin: { l: 0, r: 0, t: 28, b: 0 }, paper_bgcolor: token("--back"), font: font() };
+    const layout = { margin: { l: 0, r: 0, t: 28, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", font: font() };
     await Plotly.react(byId("treemap"), [trace], layout, { ...CONFIG, displayModeBar: false });
     hideTinyNames();
   }
@@ -269,19 +276,28 @@
   document.querySelectorAll("[data-path]").forEach((button) => button.addEventListener("click", () => findCluster(button.dataset.path)));
   const redraw = () => { paintLegend(); return Promise.all([drawMap(), drawTreemap()]); };
   darkQuery.addEventListener("change", redraw);
-  window.addEventListener("beforeprint", redraw);
-  window.addEventListener("afterprint", redraw);
+  function forPaper(printing) {
+    document.documentElement.classList.toggle("printing", printing);
+    Plotly.Plots.resize(byId("plot"));
+    Plotly.Plots.resize(byId("treemap"));
+    redraw();
+  }
+  window.addEventListener("beforeprint", () => forPaper(true));
+  window.addEventListener("afterprint", () => forPaper(false));
 
   drawLegend();
   drawMap().then(() => {
     const plot = byId("plot");
     plot.on("plotly_hover", showCard);
-    plot.on("plotly_unhover", () => { byId("card").hidden = true; });
+    plot.on("plotly_click", showCard);
+    if (!touch) plot.on("plotly_unhover", () => { byId("card").hidden = true; });
+    document.addEventListener("click", (event) => { byId("card").hidden ||= !plot.contains(event.target); });
     plot.on("plotly_relayout", (change) => { if (!("annotations" in change)) placeLabels(); });
     return drawTreemap();
   }).then(() => {
     const treemap = byId("treemap");
-    treemap.on("plotly_animated", hideTinyNames);
+    // The tiles of another level have headings; Plotly fits names anew only after its own last frame.
+    treemap.on("plotly_animated", () => setTimeout(drawTreemap, 60));
     treemap.on("plotly_afterplot", hideTinyNames);
   }).then(() => { document.documentElement.dataset.ready = "yes"; });
 })();

@@ -157,8 +157,11 @@ def test_runtime_settings_of_every_section_leave_every_key_alone():
         other = replace(
             other, **{section: replace(values, **{n: elsewhere[type(getattr(values, n))] for n in unkeyed})}
         )
-    other = replace(other, name="other", data_dir="elsewhere", progress=False)
+    other = replace(other, data_dir="elsewhere", progress=False)
     assert [stage.settings(base) for stage in STAGES] == [stage.settings(other) for stage in STAGES]
+    named = replace(other, name="other")
+    moved = [stage.name for stage in STAGES if stage.settings(base) != stage.settings(named)]
+    assert moved == ["report"]  # the page has the name for its title
 
 
 if __name__ == "__main__" and "--write" in sys.argv:

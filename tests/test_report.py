@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from common.cluster_tree import ROOT_ID
-from common.html import asset, plotly_script, printable
+from common.html import asset, plotly_script, printable, shorten
 from common.progress import Progress
 from common.report_page import NOISE, ClusterView, Report, render, script_data, share, size, treemap_data
 from common.stages import Job
@@ -578,7 +578,11 @@ def test_a_tap_shows_the_text_of_a_point_and_a_tap_elsewhere_hides_it(browser, p
     visit = Visit(browser, page_file, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     visit.page.touchscreen.tap(*place_of_first_chunk(visit.page))
     visit.page.wait_for_timeout(600)  # Plotly takes a quick second tap for a double click
-    assert visit.page.inner_text("#card .text").startswith("</script><script>window.pwned")
+    # On a narrow map points overlap, and a finger takes whichever of them is on top.
+    assert visit.page.inner_text("#card .text") in {
+        " ".join(shorten(printable(text), CONFIG.report.hover_chars).split())
+        for text in corpus_texts()[:DOCUMENTS_OF_GROUP]
+    }
     visit.page.locator("#map h2").tap()
     visit.page.wait_for_selector("#card", state="hidden")
     assert visit.logged == []

@@ -33,7 +33,7 @@ EPILOG = """examples:
   uv run artifacts.py verify                     hash every file; damaged ones come with the command that mends them
   uv run artifacts.py gc                         what no run needs; --yes deletes it
 
-A KEY is a key, its beginning, stage/beginning, or the name of a run.
+A KEY is a key, its beginning, stage/beginning, a stage that has one artifact, or the name of a run.
 exit codes: 0 done, 1 failed or damage found, 2 bad usage, 130 interrupted"""
 
 
@@ -153,7 +153,8 @@ def _print_why(one: Entry, two: Entry, causes: list[Difference]) -> None:
         values = " -> ".join(
             as_markup(json.dumps(value, ensure_ascii=False), 200) for value in (cause.before, cause.after)
         )
-        through = f"  (through {', '.join(reversed(cause.path[1:]))})" if len(cause.path) > 1 else ""
+        between = cause.path[1:-1]
+        through = f"  (through {', '.join(reversed(between))})" if between else ""
         stdout().print(f"  {cause.stage} differ because [bold]{as_markup(cause.name)}[/] {values}{through}")
 
 

@@ -140,7 +140,7 @@ class Inventory:
         return [name for name, keys in self.runs.items() if keys.get(entry.stage) == entry.key]
 
     def resolve(self, text: str) -> list[Entry]:
-        """The artifact that a key, a key's beginning or `stage/key` names; all artifacts of a run for a run's name.
+        """What a key, its beginning, `stage/beginning`, a stage with one artifact, or a run (all of them) names.
 
         Raises:
             UserError: nothing, or more than one artifact, goes by it.
@@ -150,10 +150,12 @@ class Inventory:
             return [entry for identity, entry in self.entries.items() if identity in keys]
         stage, _, prefix = text.rstrip("/").rpartition("/")
         stage = stage.rpartition("/")[2]
+        if prefix in {entry.stage for entry in self.entries.values()}:
+            stage, prefix = prefix, ""
         found = [
             entry for entry in self.entries.values() if entry.key.startswith(prefix) and stage in ("", entry.stage)
         ]
-        if len(found) == 1 and prefix:
+        if len(found) == 1 and (prefix or stage):
             return found
         if not found:
             raise UserError(f"no artifact or run in {self.root} is called '{text}'; `artifacts.py ls` lists them")
@@ -338,11 +340,11 @@ def differences(inventory: Inventory, one: Entry, two: Entry, path: tuple[str, .
             found += differences(inventory, first, second, here)
         else:
             found.append(Difference(here, f"input '{name}'", before, after))
-    return list(dict.fromkeys(found)) if all(_hashable(item) for item in found) else found
-
-
-def _hashable(item: Difference) -> bool:
-    return not isinstance(item.before, list | dict) and not isinstance(item.after, list | dict)
+    # One cause is often reached on several ways; the shortest tells most.
+    shortest: dict[str, Difference] = {}
+    for item in sorted(found, key=lambda item: len(item.path)):
+        shortest.setdefault(f"{item.stage} {item.name}", item)
+    return list(shortest.values())
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, Any]:

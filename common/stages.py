@@ -180,7 +180,12 @@ class Session:
         resumed = len(part.finished_names())
         started = time.perf_counter()
         job = Job(self.config, inputs, part, self.progress, self.store.cache_dir)
-        rows = stage.compute(job)
+        try:
+            rows = stage.compute(job)
+        except BaseException:
+            if not part.finished_names():
+                part.discard()
+            raise
         if not isinstance(rows, int) or isinstance(rows, bool):
             raise TypeError(f"stage {stage.name}: compute must return its number of rows, not {rows!r}")
         facts = {

@@ -236,9 +236,13 @@ class Part:
         """Delete a finished file that shall not be published."""
         (self.path / name).unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Delete the folder, as far as that is possible."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def clear(self) -> None:
         """Start over: delete everything finished so far."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        self.discard()
         self.path.mkdir(parents=True, exist_ok=True)
 
 

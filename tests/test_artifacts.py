@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def test_a_path_names_an_artifact(call, data):
     assert manifest["key"] == key(session)
 
 
-@pytest.mark.parametrize(("text", "words"), [("zzz", "is called 'zzz'"), ("", "ambiguous"), ("numbers/", "is called")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("zzz", "is called 'zzz'"), ("", "ambiguous"), ("numbers/", "ambiguous"), ("sums", "ambiguous")]
+)
 def test_what_names_nothing_or_too_much_is_an_error(call, text, words):
     code, printed = call("show", text)
     assert code == 1
@@ -137,7 +140,7 @@ def test_why_names_the_setting_as_an_override_would(call, data):
 def test_why_follows_the_cause_upstream(call, data):
     one, three = make(data, "one"), make(data, "three", seed=8)
     _, text = call("why", key(one, SUMS), key(three, SUMS))
-    assert "numbers differ because numbers.seed 7 -> 8  (through numbers)" in text
+    assert "numbers differ because numbers.seed 7 -> 8" in text
     _, (found,) = call("why", key(one, SUMS), key(three, SUMS), "--json")
     assert found["causes"] == [{"path": ["sums", "numbers"], "name": "numbers.seed", "before": 7, "after": 8}]
 
@@ -150,8 +153,6 @@ def test_why_of_two_runs_goes_stage_by_stage(call):
 
 
 def test_why_of_content_and_of_version(data, tmp_path):
-    from dataclasses import replace
-
     source = tmp_path / "source.txt"
     source.write_text("x")
     plain = make(data, "one")
@@ -171,6 +172,27 @@ def test_why_of_different_stages_is_an_error(call, data):
     code, text = call("why", key(session), key(session, SUMS))
     assert code == 1
     assert "no stage in common" in text
+
+
+def test_why_tells_a_cause_once_on_the_shortest_way(data):
+    """A stage that takes both the numbers and their sums reaches the numbers on two ways."""
+    both = replace(SUMS, name="both", inputs=(SUMS, NUMBERS))
+    sessions = [make(data, "one"), make(data, "three", seed=8)]
+    keys = [
+        session.run(replace(both, compute=lambda job: (job.part.write_json("a.json", 1), 1)[1])).key
+        for session in sessions
+    ]
+    inventory = Inventory(data)
+    one, two = (inventory.entries[("both", key)] for key in keys)
+    (cause,) = differences(inventory, one, two)
+    assert (cause.path, cause.name) == (("both", "numbers"), "numbers.seed")
+
+
+def test_a_stage_with_one_artifact_is_named_by_itself(call, data):
+    session = Session(ToyConfig("only", data_dir=str(data)))
+    session.run(replace(NUMBERS, name="lonely"))
+    _, (manifest,) = call("show", "lonely", "--json")
+    assert manifest["stage"] == "lonely"
 
 
 def test_flattened():

@@ -146,6 +146,15 @@ def test_a_stage_that_breaks_its_contract_makes_no_artifact(config):
         assert Session(config).find(NUMBERS) is None
 
 
+def test_a_stage_that_fails_before_it_finished_anything_leaves_nothing(config):
+    def compute(job: Job) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Session(config).run(broken(compute))
+    assert not list(Path(config.data_dir).glob("*/*.part"))
+
+
 def test_what_was_finished_before_an_error_is_not_computed_again(config):
     tries: list[int] = []
     interrupted: list[bool] = []

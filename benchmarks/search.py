@@ -1,0 +1,315 @@
+"""Exact top-k: ours against a numpy loop and FAISS, in CPU-seconds, memory and recall.
+
+Makes its own vectors (seeded: 2,000 clusters in 48 latent dimensions, mapped to unit vectors) in a temporary folder;
+every method then runs in a process of its own. Writes nothing else.
+
+    uv run --group benchmarks benchmarks/search.py                             200,000 x 384, 1,000 queries, top 10
+    uv run --group benchmarks benchmarks/search.py --rows 1000000 --streamed   ours alone, from shards on disk
+    uv run --group benchmarks benchmarks/search.py --json
+
+What is compared: `ours` is common.neighbours.top_k. `numpy loop` is the usual lines, one query at a time, lengths
+included, then argsort; `careful loop` has the lengths computed once and uses argpartition. Loops run on a few queries
+and are multiplied up. `faiss` is a flat index, and neither filling it nor its copy of the vectors is counted.
+Imports, compilation and a first small call are outside the measurement. CPU-seconds count all threads; memory is the
+peak of resident memory beyond the vectors and what was loaded before. Recall is against float64 on a few queries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+# This file has the name of a root module: the project's root goes before its own folder.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common.arrays import ShardedArray  # noqa: E402  (after the path)
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int64
+
+METRICS = ("cosine", "euclidean", "manhattan")
+METHODS = ("ours", "numpy loop", "careful loop", "faiss")
+CLUSTERS, LATENT, SPREAD = 2_000, 48, 0.5
+LOOP_QUERIES, RECALL_QUERIES = 10, 100
+ROWS_IN_SHARD = 50_000
+# How much cheaper than the loop, how expensive next to FAISS, how much memory: what we hold ourselves to.
+GOALS = {"cosine": 80.0, "euclidean": 80.0, "manhattan": 20.0}
+EXTRA_MB, STREAMED_MB = 300.0, 2_000.0
+
+Search = Callable[["Float32[np.ndarray, 'queries dims']"], "Int64[np.ndarray, 'queries k']"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method under one metric. Times are for all queries; `scaled` says by how much they were multiplied up."""
+
+    method: str
+    metric: str
+    cpu_seconds: float
+    wall_seconds: float
+    extra_mb: float
+    peak_mb: float
+    recall: float
+    scaled: float
+
+
+# --- data ----------------------------------------------------------------------------------------------------
+
+
+def make_vectors(folder: Path, args: Namespace) -> None:
+    """Shards of unit vectors and a file of queries drawn from the same mixture."""
+    rng = np.random.default_rng(args.seed)
+    centres = rng.standard_normal((CLUSTERS, LATENT), dtype=np.float32)
+    lift = rng.standard_normal((LATENT, args.dims), dtype=np.float32)
+
+    def draw(rows: int) -> Float32[np.ndarray, "rows dims"]:
+        latent = centres[rng.integers(0, CLUSTERS, rows)]
+        vectors = (latent + SPREAD * rng.standard_normal((rows, LATENT), dtype=np.float32)) @ lift
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    np.save(folder / "queries.npy", draw(args.queries))
+    for number, start in enumerate(range(0, args.rows, ROWS_IN_SHARD)):
+        np.save(folder / f"vectors-{number:05}.npy", draw(min(ROWS_IN_SHARD, args.rows - start)))
+
+
+def open_shards(folder: Path) -> ShardedArray:
+    return ShardedArray(sorted(folder.glob("vectors-*.npy")))
+
+
+def forget_cached(folder: Path) -> None:
+    """Ask the system to drop the files from its cache, so that they are read from disk."""
+    for path in folder.glob("vectors-*.npy"):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+# --- methods -------------------------------------------------------------------------------------------------
+
+
+def ours(vectors: Any, metric: Any, k: int) -> Search:
+    from common.neighbours import top_k
+
+    return lambda queries: top_k(vectors, queries, k, metric).indices
+
+
+def numpy_loop(vectors: np.ndarray, metric: str, k: int) -> Search:
+    distance: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "cosine": lambda q: 1 - vectors @ q / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(q)),
+        "euclidean": lambda q: np.linalg.norm(vectors - q, axis=1),
+        "manhattan": lambda q: np.abs(vectors - q).sum(axis=1),
+    }
+    return lambda queries: np.stack([np.argsort(distance[metric](query))[:k] for query in queries])
+
+
+def careful_loop(vectors: np.ndarray, metric: str, k: int) -> Search:
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    lengths = np.sqrt(squares)
+    distance: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "cosine": lambda q: -(vectors @ q) / lengths,
+        "euclidean": lambda q: squares - 2 * (vectors @ q),
+    }
+    return lambda queries: np.stack([np.argpartition(distance[metric](query), k)[:k] for query in queries])
+
+
+def faiss_flat(vectors: np.ndarray, metric: str, k: int) -> Search:
+    import faiss
+
+    kinds = {"cosine": faiss.METRIC_INNER_PRODUCT, "euclidean": faiss.METRIC_L2, "manhattan": faiss.METRIC_L1}
+    index = faiss.IndexFlat(vectors.shape[1], kinds[metric])
+    index.add(vectors)
+    return lambda queries: index.search(queries, k)[1]
+
+
+BUILDERS: dict[str, Callable[[Any, str, int], Search]] = {
+    "ours": ours,
+    "numpy loop": numpy_loop,
+    "careful loop": careful_loop,
+    "faiss": faiss_flat,
+}
+
+
+# --- one measurement -----------------------------------------------------------------------------------------
+
+
+def measure(args: Namespace) -> Measured:
+    """Run one method under one metric in this process."""
+    folder, method, metric = Path(args.folder), args.method, args.metric
+    queries = np.load(folder / "queries.npy")
+    shards = open_shards(folder)
+    vectors = shards if args.streamed else shards.load()
+    BUILDERS[method](queries[:64].copy(), metric, 3)(queries[:2])
+    search = BUILDERS[method](vectors, metric, args.k)
+    asked = queries[:LOOP_QUERIES] if "loop" in method else queries
+    before = start_peak()
+    cpu, wall, found = timed(lambda: search(asked))
+    peak = peak_mb()
+    scaled = len(queries) / len(asked)
+    recall = recall_of(found, shards, asked, metric, args.k)
+    return Measured(method, metric, cpu * scaled, wall * scaled, peak - before, peak, recall, scaled)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """CPU-seconds of all threads, wall seconds, result."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = work()
+    return time.process_time() - cpu, time.perf_counter() - wall, result
+
+
+def start_peak() -> float:
+    """Forget the peak so far where the system can (Linux); returns resident memory in MB."""
+    refs = Path("/proc/self/clear_refs")
+    if not refs.exists():
+        return peak_mb()
+    refs.write_text("5")
+    return status_mb("VmRSS:")
+
+
+def peak_mb() -> float:
+    if Path("/proc/self/status").exists():
+        return status_mb("VmHWM:")
+    import resource
+
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def status_mb(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1e3
+
+
+def recall_of(found: np.ndarray, shards: ShardedArray, asked: np.ndarray, metric: str, k: int) -> float:
+    """Share of the float64 neighbours among those found, on the first queries."""
+    some = asked[:RECALL_QUERIES].astype(np.float64)
+    true = reference(shards, some, metric, k)
+    return float(np.mean([len(np.intersect1d(mine, best)) / k for mine, best in zip(found, true, strict=False)]))
+
+
+def reference(shards: ShardedArray, queries: np.ndarray, metric: str, k: int) -> np.ndarray:
+    """The k nearest rows by scipy, in float64, block by block."""
+    from scipy.spatial.distance import cdist
+
+    best, rows = np.empty((len(queries), 0)), np.empty((len(queries), 0), dtype=np.int64)
+    for first, block in shards.blocks(8_192):
+        wide = np.asarray(block, dtype=np.float64)
+        if metric == "manhattan":
+            distances = cdist(queries, wide, "cityblock")
+        else:
+            distances = cdist(queries, wide, "cosine") if metric == "cosine" else cdist(queries, wide, "euclidean")
+        best = np.concatenate([best, distances], axis=1)
+        rows = np.concatenate([rows, np.broadcast_to(np.arange(first, first + len(wide)), distances.shape)], axis=1)
+        order = np.argsort(best, axis=1, kind="stable")[:, :k]
+        best, rows = np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    return rows
+
+
+# --- all of them ---------------------------------------------------------------------------------------------
+
+
+def run_one(folder: Path, method: str, metric: str, args: Namespace) -> Measured:
+    """`measure` in a fresh process; the cheapest of `--repeats`."""
+    if args.streamed:
+        forget_cached(folder)
+    options = ["--folder", str(folder), "--method", method, "--metric", metric, "--k", str(args.k)]
+    command = [sys.executable, __file__, *options, *(["--streamed"] if args.streamed else [])]
+    runs = []
+    for _ in range(1 if "loop" in method else args.repeats):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        runs.append(Measured(**json.loads(done.stdout)))
+    best = min(runs, key=lambda run: run.cpu_seconds)
+    print(f"{metric:10} {method:13} {line(best)}", file=sys.stderr)
+    return best
+
+
+def line(item: Measured) -> str:
+    scaled = f"  (x{item.scaled:.0f} from {LOOP_QUERIES} queries)" if item.scaled > 1 else ""
+    return (
+        f"{item.cpu_seconds:9.2f} CPU-s {item.wall_seconds:9.2f} s wall  +{item.extra_mb:6.0f} MB "
+        f"(peak {item.peak_mb:6.0f} MB)  recall {item.recall:.4f}{scaled}"
+    )
+
+
+def verdicts(results: list[Measured], streamed: bool) -> list[dict[str, Any]]:
+    """The ratios, each beside its goal."""
+    found = {(item.metric, item.method): item for item in results}
+    rows = []
+    for metric in dict.fromkeys(item.metric for item in results):
+        own = found[metric, "ours"]
+        rows.append(goal(metric, "recall", own.recall, 1.0, own.recall == 1.0))
+        if streamed:
+            rows.append(goal(metric, "peak MB", own.peak_mb, STREAMED_MB, own.peak_mb < STREAMED_MB))
+        rows.append(goal(metric, "extra MB", own.extra_mb, EXTRA_MB, own.extra_mb <= EXTRA_MB))
+        for method, wanted in (("numpy loop", GOALS[metric]), ("careful loop", None), ("faiss", 1.0)):
+            if (metric, method) in found:
+                ratio = found[metric, method].cpu_seconds / own.cpu_seconds
+                rows.append(goal(metric, f"{method} / ours", ratio, wanted, wanted is None or ratio >= wanted))
+    return rows
+
+
+def goal(metric: str, name: str, value: float, wanted: float | None, met: bool) -> dict[str, Any]:
+    return {"metric": metric, "what": name, "value": round(value, 4), "goal": wanted, "met": met}
+
+
+def report(results: list[Measured], args: Namespace) -> None:
+    rows = verdicts(results, args.streamed)
+    size = {"rows": args.rows, "dims": args.dims, "queries": args.queries, "k": args.k, "cores": os.cpu_count()}
+    if args.json:
+        print(json.dumps({**size, "results": [asdict(item) for item in results], "goals": rows}, indent=1))
+        return
+    print(f"\n{args.rows:,} x {args.dims}, {args.queries:,} queries, top {args.k}, {os.cpu_count()} cores")
+    for item in results:
+        print(f"{item.metric:10} {item.method:13} {line(item)}")
+    print()
+    for row in rows:
+        wanted = "" if row["goal"] is None else f"  goal {row['goal']:g}: {'met' if row['met'] else 'MISSED'}"
+        print(f"{row['metric']:10} {row['what']:20} {row['value']:10.3f}{wanted}")
+
+
+def parse(argv: list[str] | None = None) -> Namespace:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--dims", type=int, default=384)
+    parser.add_argument("--queries", type=int, default=1_000)
+    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of ours and FAISS; the cheapest counts")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS))
+    parser.add_argument("--streamed", action="store_true", help="ours alone, from shards that are not in memory")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--folder", help="internal: a worker's vectors")
+    parser.add_argument("--method", choices=METHODS, help="internal: what a worker measures")
+    parser.add_argument("--metric", choices=METRICS, help="internal: under which metric")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    args = parse()
+    if args.method:
+        print(json.dumps(asdict(measure(args))))
+        return 0
+    methods = ("ours",) if args.streamed else METHODS
+    with tempfile.TemporaryDirectory() as name:
+        make_vectors(Path(name), args)
+        pairs = [(method, metric) for metric in args.metrics for method in methods]
+        # City-block distance has no cheaper form that a careful loop could use.
+        pairs = [pair for pair in pairs if pair != ("careful loop", "manhattan")]
+        results = [run_one(Path(name), method, metric, args) for method, metric in pairs]
+    report(results, args)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

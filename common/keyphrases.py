@@ -1,0 +1,300 @@
+"""Which words set a group of texts apart: contrastive c-TF-IDF, on one sparse count matrix.
+
+A *class* is a group of texts, here a cluster; its rivals are its siblings. Following class-based TF-IDF (Grootendorst,
+"BERTopic", arXiv 2203.05794), a class is one long text; two changes make it contrastive. A text counts once for each
+term, so one long list of the same word does not name a cluster. And the weight is multiplied by *exclusivity*, the
+share of the term's mass among the rivals that this class holds (after FREX, Bischof and Airoldi, ICML 2012): what all
+siblings share names none of them, however rare it is elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.shapes import check_shape
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from scipy.sparse import csr_matrix
+
+# A word begins with a letter; digits, underscores, apostrophes and hyphens may follow.
+_WORD = r"(?u)\b[^\W\d_][\w'’-]*\w\b"
+# Longer ones are hashes, encoded data, or runs of a script that does not put spaces between words.
+_LONGEST_WORD = 30
+# A word in more than this share of all texts says nothing about any of them, in any language.
+_COMMON_SHARE = 0.5
+# Nor does one that this share of the texts has in more than half of the classes.
+_GENERIC_SHARE = 0.1
+# A phrase that holds more than this of its word's texts, and of its score, replaces the word.
+_PHRASE_SHARE = 0.6
+# Shares mean nothing in so few texts.
+_FEW_TEXTS = 50
+
+
+@dataclass(frozen=True)
+class TermCounts:
+    """`presence[text, term]` is 1 where a text contains a term; terms are single words or n-grams."""
+
+    terms: tuple[str, ...]
+    presence: csr_matrix
+
+    def __post_init__(self) -> None:
+        check_shape("presence", self.presence, "texts terms", {"terms": len(self.terms)})
+
+
+@dataclass(frozen=True)
+class Keyphrase:
+    """A term and its weight within its class; weights of different classes are not comparable."""
+
+    phrase: str
+    score: float
+
+
+def count_terms(texts: Sequence[str], max_ngram: int) -> TermCounts:
+    """Words and n-grams of up to `max_ngram` words of all texts; each n-gram stands so in the text.
+
+    Left out: n-grams that begin or end with a stop word (scikit-learn's English list, and words of more than half of
+    the texts), terms of a single text (where there are at least 50 texts), and words of more than 30 letters.
+    """
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    few = len(texts) < _FEW_TEXTS
+    counter = CountVectorizer(
+        token_pattern=_WORD, ngram_range=(1, max_ngram), min_df=1 if few else 2, binary=True, dtype=np.int32
+    )
+    try:
+        presence = counter.fit_transform(texts)
+    except ValueError:  # an empty vocabulary: no text has a word
+        return TermCounts((), csr_matrix((len(texts), 0), dtype=np.int32))
+    terms = counter.get_feature_names_out()
+    shares = np.bincount(presence.indices, minlength=len(terms)) / len(texts)
+    common = set() if few else {term for term, share in zip(terms, shares, strict=True) if share > _COMMON_SHARE}
+    kept = np.flatnonzero([_may_be_a_keyphrase(term, common) for term in terms])
+    return TermCounts(tuple(terms[kept]), presence[:, kept].tocsr())
+
+
+def _may_be_a_keyphrase(term: str, common: set[str]) -> bool:
+    words = term.split(" ")
+    edges_say_something = not any(_is_stop_word(word) or word in common for word in (words[0], words[-1]))
+    return edges_say_something and all(len(word) <= _LONGEST_WORD for word in words) and len(set(words)) == len(words)
+
+
+def generic_words(counts: TermCounts, classes: Sequence[Int[np.ndarray, " texts"]]) -> set[str]:
+    """Words that at least a tenth of the texts has in more than half of the classes: filler, whatever the language.
+
+    Unlike a limit on their share of all texts, this spares the words of a topic that is half of the corpus.
+    """
+    if len(classes) < 2 or not counts.terms:
+        return set()
+    texts = np.bincount(counts.presence.indices, minlength=len(counts.terms))
+    # A tenth of the smaller half of the classes is the least that such a word can be in; few words are.
+    often = np.flatnonzero(texts >= _GENERIC_SHARE * sum(sorted(len(each) for each in classes)[: len(classes) // 2]))
+    sizes = np.array([len(each) for each in classes])
+    shares = class_counts(counts.presence[:, often].tocsr(), classes) / np.maximum(sizes, 1)[:, None]
+    widespread = (shares >= _GENERIC_SHARE).mean(axis=0) > 0.5
+    return {counts.terms[term] for term in often[widespread] if " " not in counts.terms[term]}
+
+
+def without_words(counts: TermCounts, words: set[str]) -> TermCounts:
+    """The counts without the terms that begin or end with one of `words`."""
+    edges = [(term.split(" ")[0], term.split(" ")[-1]) for term in counts.terms]
+    kept = np.flatnonzero([first not in words and last not in words for first, last in edges])
+    return TermCounts(tuple(counts.terms[term] for term in kept), counts.presence[:, kept].tocsr())
+
+
+@lru_cache(maxsize=1)
+def _stop_words() -> frozenset[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return ENGLISH_STOP_WORDS
+
+
+def _is_stop_word(word: str) -> bool:
+    # "don't" and "it's" are stop words by what stands before the apostrophe.
+    return word in _stop_words() or re.split(r"['’]", word)[0] in _stop_words() | {"don", "doesn", "isn", "won", "didn"}
+
+
+# --- scores --------------------------------------------------------------------------------------------------
+
+
+def class_counts(
+    presence: csr_matrix, members: Sequence[Int[np.ndarray, " texts"]]
+) -> Float[np.ndarray, "classes terms"]:
+    """In how many of each class's texts every term occurs; one sparse product, classes may overlap."""
+    from scipy.sparse import csr_matrix
+
+    rows = np.repeat(np.arange(len(members)), [len(texts) for texts in members])
+    columns = np.concatenate([np.asarray(texts, dtype=np.int64) for texts in members])
+    belongs = csr_matrix((np.ones(len(columns)), (rows, columns)), shape=(len(members), presence.shape[0]))
+    return np.asarray((belongs @ presence).todense(), dtype=np.float64)
+
+
+def class_tf_idf(
+    counts: Float[np.ndarray, "classes terms"], background: Float[np.ndarray, " terms"]
+) -> Float[np.ndarray, "classes terms"]:
+    """Contrastive c-TF-IDF of rival classes before a background.
+
+    With r[c, t] the class's counts scaled to sum 1, and b[t] those of the background likewise:
+
+        score[c, t] = r[c, t] * log(1 + 1 / f[t]) * r[c, t] / sum_s r[s, t]
+        f[t] = mean of r[s, t] over the rivals s, and b[t], whichever is larger
+
+    The first two factors are class-based TF-IDF with classes of equal mass; the third is exclusivity.
+
+    Args:
+        counts: the rivals' counts, at least one class; a class without counts scores 0 everywhere.
+        background: counts over the whole corpus.
+    """
+    dims = check_shape("counts", counts, "classes terms")
+    check_shape("background", background, "terms", dims)
+    rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    frequency = np.maximum(rates.mean(axis=0), background / max(background.sum(), 1))
+    rarity = np.log1p(1 / np.where(frequency > 0, frequency, 1))
+    exclusivity = rates / np.maximum(rates.sum(axis=0), 1e-300)
+    return rates * rarity * exclusivity
+
+
+# --- choosing ------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=100_000)
+def stem(word: str) -> str:
+    """A word without its English plural or `'s`: enough to see that `arrays` repeats `array`."""
+    word = re.sub(r"['’]s?$", "", word)
+    for ending, instead, shortest in (
+        ("ies", "y", 5),
+        ("sses", "ss", 5),
+        ("xes", "x", 4),
+        ("ches", "ch", 5),
+        ("shes", "sh", 5),
+    ):
+        if word.endswith(ending) and len(word) >= shortest:
+            return word.removesuffix(ending) + instead
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3:
+        return word.removesuffix("s")
+    return word
+
+
+def stems(phrase: str) -> frozenset[str]:
+    """The stems of a phrase's words, also of the parts of `snake_case` and hyphenated ones."""
+    return frozenset(stem(part) for part in re.split(r"[\s_-]+", phrase) if part)
+
+
+def choose(
+    terms: Sequence[str],
+    scores: Float[np.ndarray, " terms"],
+    counts: Float[np.ndarray, " terms"],
+    limit: int,
+) -> list[Keyphrase]:
+    """The best terms of one class, none repeating another's words, best first; ties go to the first.
+
+    A phrase takes the place of its word when most texts of the class that have the word have the phrase, and the
+    phrase scores nearly as well: of `gradient` (100 texts) and `gradient descent` (80), the second says more.
+    """
+    order = np.argsort(-scores, kind="stable")[: 40 * limit]
+    order = order[scores[order] > 0].tolist()
+    chosen: list[Keyphrase] = []
+    used: set[str] = set()
+    for term in order:
+        if used & stems(terms[term]):
+            continue
+        longer = [
+            other
+            for other in order
+            if counts[other] > _PHRASE_SHARE * counts[term]
+            and scores[other] > _PHRASE_SHARE * scores[term]
+            and set(terms[term].split(" ")) < set(terms[other].split(" "))
+            and not used & stems(terms[other])
+        ]
+        best = max(longer, key=lambda other: scores[other], default=term)
+        chosen.append(Keyphrase(terms[best], float(scores[term])))
+        used |= stems(terms[best])
+        if len(chosen) == limit:
+            break
+    return chosen
+
+
+# --- names ---------------------------------------------------------------------------------------------------
+
+
+def distinct_names(
+    keyphrases: Sequence[Sequence[Keyphrase]], terms: int, fallbacks: Sequence[str], longest: int = 5
+) -> list[str]:
+    """A name for each sibling, of its best keyphrases: at least 2 and at most `longest` words, no two alike.
+
+    Args:
+        keyphrases: best first, for each sibling.
+        terms: keyphrases in a name, as far as they fit.
+        fallbacks: what to call each sibling for which keyphrases do not suffice; two words or more, distinct.
+    """
+    taken: set[frozenset[str]] = set()
+    names = []
+    for phrases, fallback in zip(keyphrases, fallbacks, strict=True):
+        words = [item.phrase for item in phrases]
+        name = next((each for each in _candidates(words, terms, longest) if stems(_bare(each)) not in taken), None)
+        if name is None:
+            name = ", ".join(_fitting([fallback, *words], 2, longest)[::-1])
+        taken.add(stems(_bare(name)))
+        names.append(name)
+    return names
+
+
+def _bare(name: str) -> str:
+    return name.replace(",", " ")
+
+
+def _candidates(phrases: Sequence[str], terms: int, longest: int) -> Iterable[str]:
+    """Names to try in turn: the best phrases; then with each later phrase in place of the last."""
+    first = _fitting(phrases, terms, longest)
+    yield from _long_enough(first)
+    for later in phrases[len(first) :]:
+        yield from _long_enough(_fitting([*first[:-1], later], terms, longest))
+
+
+def _fitting(phrases: Sequence[str], terms: int, longest: int) -> list[str]:
+    """The first phrases that together have at most `longest` words; one that does not fit is passed over."""
+    picked: list[str] = []
+    for phrase in phrases:
+        words = sum(len(each.split(" ")) for each in [*picked, phrase])
+        if len(picked) < terms and words <= longest:
+            picked.append(phrase)
+    return picked
+
+
+def _long_enough(phrases: Sequence[str]) -> Iterable[str]:
+    if sum(len(phrase.split(" ")) for phrase in phrases) >= 2:
+        yield ", ".join(phrases)
+
+
+# --- central examples ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Central:
+    """Positions of the most central members, and their cosine similarity to the centroid, best first."""
+
+    positions: Int[np.ndarray, " k"]
+    similarities: Float[np.ndarray, " k"]
+
+
+def central_members(vectors: Float[np.ndarray, "members dims"], k: int) -> Central:
+    """The k members nearest to the mean of all members' unit vectors; ties go to the lower position.
+
+    Where the mean is zero (members cancel out), they are nearest to the first member instead: an all-zero centroid
+    would be equally far from everything.
+    """
+    check_shape("vectors", vectors, "members dims")
+    units = np.asarray(vectors, dtype=np.float64)
+    units = units / np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-12)
+    centroid = units.mean(axis=0)
+    length = np.linalg.norm(centroid)
+    similarities = units @ (centroid / length if length > 1e-9 else units[0])
+    best = np.argsort(-similarities, kind="stable")[:k]
+    return Central(best, similarities[best])

@@ -1,0 +1,74 @@
+"""A small corpus with planted topics, as a config over files: what a taxonomy of it should find is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from config import ClusteringConfig, ColumnsText, Config, EmbeddingConfig, FilesReader, PrepareConfig, SourceConfig
+
+# Words of each topic, and of its two subtopics.
+TOPICS = {
+    "cooking": (
+        ("kitchen", "recipe", "flavour", "dish", "chef", "plate"),
+        ("bread", "flour", "dough", "oven", "yeast", "crust"),
+        ("curry", "spice", "pepper", "cumin", "chilli", "ginger"),
+    ),
+    "sailing": (
+        ("boat", "harbour", "wind", "sailor", "anchor", "deck"),
+        ("race", "regatta", "spinnaker", "buoy", "trophy", "crew"),
+        ("storm", "lifeboat", "wave", "rescue", "flare", "reef"),
+    ),
+    "gardening": (
+        ("garden", "soil", "plant", "water", "spade", "season"),
+        ("rose", "tulip", "petal", "bouquet", "bloom", "fragrance"),
+        ("carrot", "potato", "harvest", "bean", "onion", "cabbage"),
+    ),
+}
+SUBTOPICS = {words[0]: {*shared, *words} for shared, *subtopics in TOPICS.values() for words in subtopics}
+FILLER = ("today", "people", "often", "small", "good", "time", "thing", "way")
+# Too few texts to be a cluster: these are the root's noise.
+MINOR = ("comet", "planet", "orbit", "telescope", "galaxy", "nebula")
+# No words: an embedder of words cannot represent it. Markup and a terminal escape: a reader must not be fooled by it.
+NO_WORDS = "?!? ... --- !!!"
+HOSTILE = "[bold red]kitchen[/bold red] recipe flavour <script>alert('dish')</script> chef plate \x1b]0;owned\x07 oven"
+
+
+def planted_texts(each: int = 40, seed: int = 0) -> list[dict[str, str]]:
+    """`each` texts for each of two subtopics of every topic, half as many of the minor one, shuffled."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for topic, (shared, *subtopics) in TOPICS.items():
+        for words in subtopics:
+            for _ in range(each):
+                chosen = [*draw.choice(shared, 8), *draw.choice(words, 4), *draw.choice(FILLER, 3)]
+                rows.append({"topic": topic, "subtopic": words[0], "text": " ".join(draw.permutation(chosen))})
+    rows += [
+        {"topic": "minor", "subtopic": MINOR[0], "text": " ".join(draw.choice(MINOR, 8))} for _ in range(each // 2)
+    ]
+    rows = [rows[row] for row in draw.permutation(len(rows))]
+    rows.insert(7, {"topic": "none", "subtopic": "none", "text": NO_WORDS})
+    rows.insert(9, {"topic": "cooking", "subtopic": "bread", "text": HOSTILE})
+    return rows
+
+
+def planted_config(folder: Path, data: str = "data", clustering: ClusteringConfig | None = None) -> Config:
+    """The corpus written to `folder`, and a config over it."""
+    path = folder / "planted.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in planted_texts()), encoding="utf-8")
+    source = SourceConfig(
+        name="planted",
+        reader=FilesReader(paths=(str(path),)),
+        text=ColumnsText(columns=("text",)),
+        label_columns=("topic", "subtopic"),
+    )
+    return Config(
+        name="planted",
+        prepare=PrepareConfig(sources=(source,)),
+        embedding=EmbeddingConfig(dimensions=16),
+        clustering=clustering or ClusteringConfig(base_pct=0.1, silhouette_threshold=0.99, umap_n_components=5),
+        data_dir=str(folder / data),
+        progress=False,
+    )

@@ -272,7 +272,7 @@ def map_section(report: Report) -> Html:
         tag("div", id="legend", role="group", aria_label="Clusters on the map", class_="legend"),
         tag(
             "p",
-            f"All of the words must occur in what the map holds of a chunk: its first {report.hover_chars:,} characters. "
+            f"All words must occur in what the map holds of a chunk, its first {report.hover_chars:,} characters. "
             "Click a name to hide or show its points, double-click to see it alone.",
             class_="note screen-only",
         ),

@@ -468,12 +468,19 @@ def until(page: Any, expression: str) -> None:
 
 
 def traces(page: Any) -> dict[str, dict[str, Any]]:
-    """The map's groups by name: how many points, whether visible, how many highlighted (None: nothing looked for)."""
+    """The map's groups by name: how many points, whether visible."""
     found = page.evaluate(
-        "document.getElementById('plot').data.map(t => ({name: t.name, points: t.x.length, visible: t.visible, "
-        "selected: t.selectedpoints ? t.selectedpoints.length : null}))"
+        "document.getElementById('plot').data.map(t => ({name: t.name, points: t.x.length, visible: t.visible}))"
     )
     return {trace["name"]: trace for trace in found}
+
+
+def highlighted(page: Any) -> Counter[str]:
+    """How many points of each group are highlighted, as drawn."""
+    return Counter(
+        page.evaluate("[...document.querySelectorAll('#plot.seeking .point.hit')].map(p => p.parentNode.parentNode)"
+                      ".map(t => t.__data__[0].trace.name)")
+    )  # fmt: skip
 
 
 def test_the_browser_draws_every_point(page):
@@ -490,13 +497,16 @@ def test_words_highlight_the_points_whose_text_contains_them(page):
     page.fill("#find", "GRAPHS  edges")
     expected = sum("graphs" in text and "edges" in text for text in corpus_texts())
     until(page, f"document.getElementById('found').textContent.startsWith('{expected} of')")
-    assert sum(trace["selected"] for trace in traces(page).values()) == expected
-    assert traces(page)["matrix, vector"]["selected"] == 0
+    # The last row of each group is noise.
+    assert highlighted(page) == {"graph, edge": expected - 1, "noise, in no cluster": 1}
+    assert page.evaluate("getComputedStyle(document.querySelector('#plot .point.hit')).opacity") == "1"
+    assert page.evaluate("getComputedStyle(document.querySelector('#plot .point:not(.hit)')).opacity") == "0.1"
     page.fill("#find", "no such word")
     until(page, "document.getElementById('found').textContent.startsWith('0 of')")
     page.click("#clear")
     assert page.input_value("#find") == ""
-    assert all(trace["selected"] is None for trace in traces(page).values())
+    assert highlighted(page) == {}
+    assert page.evaluate("getComputedStyle(document.querySelector('#plot .point')).opacity") > "0.5"
 
 
 def test_the_legend_hides_shows_and_singles_out_by_mouse_and_keyboard(page):
@@ -521,8 +531,7 @@ def test_the_tree_unfolds_and_points_to_the_map(page):
     assert inner.is_visible()
     node.locator("> .inside > button.show").click()
     until(page, "document.getElementById('found').textContent.includes('are in the cluster')")
-    in_cluster = traces(page)["matrix, vector"]
-    assert in_cluster["selected"] == in_cluster["points"] == sum(t["selected"] for t in traces(page).values())
+    assert highlighted(page) == {"matrix, vector": traces(page)["matrix, vector"]["points"]}
     page.click("#open-all")
     assert page.locator(".tree details:not([open])").count() == 0
     page.click("#close-all")

@@ -58,9 +58,6 @@
         size: group === NOISE ? Math.max(3, markerSize - 1) : markerSize, opacity: group === NOISE ? 0.55 : 0.8,
         line: { width: 0 },
       },
-      selectedpoints: matching ? mine.flatMap((index, place) => (matching.has(index) ? [place] : [])) : null,
-      selected: { marker: { opacity: 1, size: markerSize + 3 } },
-      unselected: { marker: { opacity: 0.1 } },
     };
   }
 
@@ -120,7 +117,7 @@
     if (placing) return;
     placing = true;
     const plot = byId("plot");
-    await Plotly.relayout(plot, { annotations: matching ? [] : labels(plot) });
+    await Plotly.relayout(plot, { annotations: labels(plot) });
     placing = false;
   }
 
@@ -184,11 +181,23 @@
 
   /* --- looking for points ----------------------------------------------------------------------------------- */
 
+  // Marks the points' own elements: asking Plotly to style them again takes half a second for some thousand points.
+  function mark() {
+    const plot = byId("plot");
+    plot.classList.toggle("seeking", matching !== null);
+    for (const trace of plot.querySelectorAll(".scatterlayer .trace")) {
+      const mine = trace.__data__[0].trace.customdata;
+      for (const point of trace.querySelectorAll("path.point")) {
+        point.classList.toggle("hit", Boolean(matching?.has(mine[point.__data__.i])));
+      }
+    }
+  }
+
   function highlight(indices, words) {
     matching = indices && new Set(indices);
     byId("found").textContent = matching ? `${number(matching.size)} of ${number(total)} points ${words}` : `${number(total)} points shown`;
     byId("clear").hidden = !matching;
-    return drawMap();
+    mark();
   }
 
   function find() {
@@ -269,7 +278,7 @@
 
   const setOpen = (open) => document.querySelectorAll(".tree details").forEach((item) => { item.open = open; });
   let timer;
-  byId("find").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(find, total > 4000 ? 150 : 40); });
+  byId("find").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(find, 40); });
   byId("clear").addEventListener("click", () => { byId("find").value = ""; highlight(null); });
   byId("open-all").addEventListener("click", () => setOpen(true));
   byId("close-all").addEventListener("click", () => setOpen(false));
@@ -292,6 +301,7 @@
     plot.on("plotly_click", showCard);
     if (!touch) plot.on("plotly_unhover", () => { byId("card").hidden = true; });
     document.addEventListener("click", (event) => { byId("card").hidden ||= !plot.contains(event.target); });
+    plot.on("plotly_afterplot", mark); // zooming draws the points anew
     plot.on("plotly_relayout", (change) => { if (!("annotations" in change)) placeLabels(); });
     return drawTreemap();
   }).then(() => {

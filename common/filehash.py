@@ -7,8 +7,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterable
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
@@ -39,17 +39,30 @@ class HashCache:
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=10)
+        # No sync for each of thousands of files: what a power cut breaks is thrown away (see `_harmless`).
+        connection.execute("PRAGMA synchronous=OFF")
         connection.execute("CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, stamp TEXT, sha256 TEXT)")
         return connection
 
+    @contextmanager
+    def _harmless(self) -> Generator[None]:
+        """Errors of the cache are no errors; a file that is no database (any more) is deleted."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            # Locked, read-only and full are OperationalErrors; corrupt is a plain DatabaseError.
+            if type(error) is sqlite3.DatabaseError:
+                with suppress(OSError):
+                    self.path.unlink()
+
     def get(self, path: Path, stamp: str) -> str | None:
-        with suppress(sqlite3.Error, OSError), closing(self._connect()) as connection:
+        with self._harmless(), closing(self._connect()) as connection:
             row = connection.execute("SELECT stamp, sha256 FROM hashes WHERE path = ?", (os.fsencode(path),)).fetchone()
             return row[1] if row and row[0] == stamp else None
         return None
 
     def put(self, path: Path, stamp: str, sha256: str) -> None:
-        with suppress(sqlite3.Error, OSError), closing(self._connect()) as connection, connection:
+        with self._harmless(), closing(self._connect()) as connection, connection:
             connection.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", (os.fsencode(path), stamp, sha256))
 
 

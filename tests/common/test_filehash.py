@@ -70,6 +70,8 @@ def test_a_broken_or_unwritable_cache_costs_only_a_read(tmp_path):
     cache.mkdir()
     (cache / "file_hashes.sqlite").write_bytes(b"no database" * 1000)
     assert file_sha256(path, cache) == sha256_of(path)
+    HashCache(cache).put(path, "stamp", "hash")
+    assert HashCache(cache).get(path, "stamp") == "hash"
     not_a_folder = tmp_path / "flat"
     not_a_folder.write_text("")
     assert file_sha256(path, not_a_folder) == sha256_of(path)

@@ -389,7 +389,10 @@ def dropped_section(report: Report) -> Html:
     if not report.dropped:
         return section("dropped", "What was dropped", tag("p", "Nothing: every row read is a document, every "
                        "document is in chunks, every chunk has a vector."))  # fmt: skip
-    rows = ((item.what, item.reason, f"{item.count:,}", _dropped_examples(item)) for item in report.dropped)
+    rows = (
+        (item.what, item.reason.replace("_", " "), f"{item.count:,}", _dropped_examples(item))
+        for item in report.dropped
+    )
     note = "Dropped rows are kept beside the artifacts, each with its reason."
     return section(
         "dropped",

@@ -190,13 +190,17 @@ def _quoted(text: str) -> str:
 
 
 def stage_groups(chunks: Artifact, rows: ShardedArray) -> tuple[list[str], Int64[np.ndarray, " rows"]]:
-    """The training stages that have vectors, sorted, and the number of each vector's stage."""
+    """The training stages in the order of the corpus (of the config's sources), and the number of each vector's."""
     import numpy as np
 
-    stages = [table["stage"].to_numpy(zero_copy_only=False) for table in chunks.tables("chunks-*.parquet", ["stage"])]
-    every = np.concatenate([np.empty(0, dtype=object), *stages])
-    names, labels = np.unique(every[rows.load()].astype(str), return_inverse=True)
-    return names.tolist(), labels.astype(np.int64)
+    numbers: dict[str, int] = {}
+    labels = [np.empty(0, np.int64)]
+    for table in chunks.tables("chunks-*.parquet", ["stage"]):
+        for piece in table["stage"].chunks:
+            encoded = piece.dictionary_encode()
+            own = [numbers.setdefault(stage, len(numbers)) for stage in encoded.dictionary.to_pylist()]
+            labels.append(np.array(own, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)])
+    return list(numbers), np.concatenate(labels)[rows.load()]
 
 
 def hit_table(

@@ -243,13 +243,15 @@ def print_tree(names: Mapping[str, Mapping[str, Any]], root: ClusterNode, consol
     """
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, expand=False, header_style="dim")
+    headers = ("cluster", "id", "chunks", "share", "noise", "silhouette")
     lines = [_cells(row) for row in tree_rows(names, root)]
-    table.add_column("cluster", no_wrap=True, overflow="ellipsis", ratio=1)
-    for number, header in enumerate(("id", "chunks", "share", "noise", "silhouette"), start=1):
-        # Names give way on a narrow terminal; ids and numbers are of no use cut.
-        widest = max(len(header), *(line[number].cell_len for line in lines))
-        table.add_column(header, justify="left" if header == "id" else "right", no_wrap=True, min_width=widest)
+    widths = [max(len(header), *(line[n].cell_len for line in lines)) for n, header in enumerate(headers)]
+    # Names give way on a narrow terminal; ids and numbers are of no use cut. Two columns of space stand between.
+    widths[0] = max(12, min(widths[0], console.width - sum(widths[1:]) - 2 * (len(headers) - 1)))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for header, width in zip(headers, widths, strict=True):
+        side = "left" if header in ("cluster", "id") else "right"
+        table.add_column(header, justify=side, no_wrap=True, overflow="ellipsis", width=width)
     for line in lines:
         table.add_row(*line)
     console.print(table)

@@ -11,7 +11,7 @@ import pytest
 from common import provenance
 from common.provenance import code_fingerprint, git_state, imported_modules, installed_versions, same_code
 
-CACHES = (provenance.code_fingerprint, provenance._tree, provenance.imported_modules)
+CACHES = (provenance.code_fingerprint, provenance._tree, provenance.imported_modules, provenance._tree_hash)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.cli import run_script
 from common.keys import keyed_settings
@@ -42,7 +42,7 @@ def recursive_cluster(
     min_cluster_size_floor: int = 10,
     umap_n_components: int = 50,
     umap_n_neighbors: int = 15,
-    umap_metric: str = "cosine",
+    umap_metric: Literal["cosine", "euclidean"] = "cosine",
     hdbscan_min_samples: int = 10,
     seed: int = 42,
 ) -> ClusterTree:
@@ -52,8 +52,7 @@ def recursive_cluster(
         vectors: (rows, dims), float; `indices` in the tree are its row numbers, at every depth.
         texts, metadata: one for each row, handed through for `ClusterTree.texts_of` and `.metadata_of`.
         max_depth: depth of the deepest clusters; the root is 0.
-        base_pct, decay, min_cluster_size_floor: a node of n rows at depth d is clustered with
-            min_cluster_size = max(floor, int(n * base_pct * decay^d)).
+        base_pct, decay, min_cluster_size_floor: min_cluster_size = max(floor, int(n * base_pct * decay^depth)).
         silhouette_threshold: a child whose members' mean silhouette among its siblings (euclidean, in the parent's
             projection) is at or above this is not split further. Children are kept whatever their silhouette.
         umap_n_components, umap_n_neighbors, umap_metric, hdbscan_min_samples: capped by the size of each node.
@@ -62,16 +61,11 @@ def recursive_cluster(
     Raises:
         ValueError: a setting is out of range, the lengths differ, there are no rows, or a value is not finite.
     """
-    from common.cluster_tree import ClusterTree, validate
+    from common.cluster_tree import ClusterTree
     from common.recursion import grow
     from common.shapes import check_shape
 
-    rows = check_shape("vectors", vectors, "rows dims")["rows"]
-    for name, items in (("texts", texts), ("metadata", metadata)):
-        if items is not None and len(items) != rows:
-            raise ValueError(f"{name}: {len(items)} for {rows} rows of vectors")
-    if umap_metric not in ("cosine", "euclidean"):
-        raise ValueError(f"umap_metric must be 'cosine' or 'euclidean', not '{umap_metric}'")
+    _check_lengths(check_shape("vectors", vectors, "rows dims")["rows"], texts=texts, metadata=metadata)
     settings = ClusteringConfig(
         max_depth=max_depth,
         base_pct=base_pct,
@@ -84,9 +78,13 @@ def recursive_cluster(
         hdbscan_min_samples=hdbscan_min_samples,
         seed=seed,
     )
-    root = grow(vectors, settings)
-    validate(root)
-    return ClusterTree(root, texts, metadata)
+    return ClusterTree(grow(vectors, settings), texts, metadata)
+
+
+def _check_lengths(rows: int, **given: Sequence[object] | None) -> None:
+    for name, items in given.items():
+        if items is not None and len(items) != rows:
+            raise ValueError(f"{name}: {len(items)} for {rows} rows of vectors")
 
 
 # --- the stage -----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from common.cluster_tree import ROOT_ID, ClusterNode, SplitParameters, child_id
+from common.cluster_tree import ROOT_ID, ClusterNode, SplitParameters, child_id, validate
 from common.shapes import check_shape
 from config import ClusteringConfig
 
@@ -383,14 +383,18 @@ def grow(
         on_settled: called after each node with the number of rows whose place is now final; they add up to all rows.
 
     Raises:
-        ValueError: there are no rows, or a value is not finite.
+        ValueError: there are no rows, a value is not finite, or the metric is unknown.
     """
     n = check_shape("vectors", vectors, "n d")["n"]
     if n == 0:
         raise ValueError("vectors: there are no rows to cluster")
     if not np.isfinite(vectors).all():
         raise ValueError("vectors: a value is not finite")
-    return _grow(np.asarray(vectors, dtype=np.float32), settings, store or NoStore(), on_settled)
+    if settings.umap_metric not in ("cosine", "euclidean"):
+        raise ValueError(f"umap_metric must be 'cosine' or 'euclidean', not '{settings.umap_metric}'")
+    root = _grow(np.asarray(vectors, dtype=np.float32), settings, store or NoStore(), on_settled)
+    validate(root)
+    return root
 
 
 def _grow(

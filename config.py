@@ -301,7 +301,7 @@ class ReportConfig(Section):
 class Config(Section):
     """The whole main job."""
 
-    name: str = runtime(help="names the run in `data/runs/`; never keyed")
+    name: str = runtime(help="names the run in `data/runs/` and titles the report; only the report is keyed by it")
     prepare: PrepareConfig = setting(PrepareConfig())
     chunking: ChunkingConfig = setting(ChunkingConfig())
     embedding: EmbeddingConfig = setting(EmbeddingConfig())

@@ -36,3 +36,9 @@ def realdata() -> Path:
     if folder is None:
         pytest.skip(f"{REAL_DATA_VARIABLE} does not name a folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def width_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Printed tables have one width wherever the tests run (parallel runners set COLUMNS)."""
+    monkeypatch.delenv("COLUMNS", raising=False)

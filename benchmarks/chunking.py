@@ -4,24 +4,23 @@ Reads: docstrings of the installed packages, or the documents under CORPUS_PROXI
 Writes: nothing (a table, or JSON with --json).
 
     uv run --group benchmarks benchmarks/chunking.py
+    uv run --group benchmarks benchmarks/chunking.py --chars 1000000 --repeats 1 --json
 
 Every method runs in a process of its own on the same documents, with the same WordPiece tokenizer (trained here, or
 the real model's), 512 tokens and 15% overlap. Documents and tokenizer are loaded, and a first small document chunked,
 before the clock starts. CPU-seconds are user and system time of the process and its children, the median of
-the repeats; memory is how far the method raised the process's peak. Every method is then judged by the same check:
-is the chunk a slice of its document, and how many tokens does its text have alone, special tokens included.
+the repeats; memory is the peak beyond what was resident at the start, of the peak itself. Every method is then judged
+by the same check: is the chunk a slice of its document, and how many tokens does its text have alone, special tokens
+included.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import gzip
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,8 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# This file has the name of the module it measures: the project's root goes before its own folder.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from measuring import Line, Spent, at_least, at_most, in_fresh_process, make_parser, report, spent_on, work
 
 MAX_TOKENS = 512
 OVERLAP = 0.15
@@ -48,6 +46,7 @@ class Measured:
     method: str
     cpu_seconds: float
     added_mb: float
+    peak_mb: float
     chunks: int
     verbatim_share: float
     over_limit: int
@@ -173,35 +172,22 @@ METHODS: dict[str, Callable[[Path], Chunker]] = {
 # --- one method, in its own process --------------------------------------------------------------------------
 
 
-def _cpu_seconds() -> float:
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def measure(method: str, tokenizer: Path, documents: Sequence[str], repeats: int) -> Measured:
-    """Run a method and judge its chunks."""
+def measure(method: str, folder: str, repeats: int) -> Measured:
+    """Run a method on the documents in `folder` and judge its chunks."""
+    documents = json.loads((Path(folder) / "documents.json").read_text(encoding="utf-8"))
+    tokenizer = Path(folder) / "tokenizer.json"
     chunker = METHODS[method](tokenizer)
     chunker(["A first document, so that lazy imports are not measured."])
-    before, seconds, chunks = _peak_mb(), [], []
+    runs: list[Spent] = []
+    chunks: list[list[str]] = []
     for _ in range(repeats):
-        start = _cpu_seconds()
-        chunks = chunker(documents)
-        seconds.append(_cpu_seconds() - start)
-    added = _peak_mb() - before
-    return judge(method, statistics.median(seconds), added, tokenizer, documents, chunks)
+        spent, chunks = spent_on(lambda: chunker(documents))
+        runs.append(spent)
+    return judge(method, runs, tokenizer, documents, chunks)
 
 
 def judge(
-    method: str,
-    seconds: float,
-    added: float,
-    tokenizer: Path,
-    documents: Sequence[str],
-    chunks: Sequence[Sequence[str]],
+    method: str, runs: Sequence[Spent], tokenizer: Path, documents: Sequence[str], chunks: Sequence[Sequence[str]]
 ) -> Measured:
     """Count verbatim slices, and tokens of every chunk alone with special tokens, with the tokenizer itself."""
     from tokenizers import Tokenizer
@@ -213,20 +199,12 @@ def judge(
     judge_.no_padding()
     tokens = [len(encoding) for encoding in judge_.encode_batch_fast(texts)]
     over = sum(count > MAX_TOKENS for count in tokens)
-    return Measured(method, seconds, added, len(texts), verbatim / len(texts), over, max(tokens))
+    seconds, peak = statistics.median(run.cpu_seconds for run in runs), max(run.peak_mb for run in runs)
+    added = peak - runs[0].before_mb
+    return Measured(method, seconds, added, peak, len(texts), verbatim / len(texts), over, max(tokens))
 
 
 # --- the comparison ------------------------------------------------------------------------------------------
-
-
-def compare(folder: Path, repeats: int) -> list[Measured]:
-    """Every method in a process of its own, one after another."""
-    found = []
-    for method in METHODS:
-        command = [sys.executable, __file__, "--method", method, "--folder", str(folder), "--repeats", str(repeats)]
-        ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found.append(Measured(**json.loads(ran.stdout.splitlines()[-1])))
-    return found
 
 
 def prepare(folder: Path, most_chars: int) -> dict[str, Any]:
@@ -246,55 +224,36 @@ def prepare(folder: Path, most_chars: int) -> dict[str, Any]:
     }
 
 
-def show(facts: dict[str, Any], found: Sequence[Measured]) -> None:
-    """The table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{facts['documents']:,} documents, {facts['characters']:,} characters ({facts['source']})")
-    for column in ("method", "CPU s", "of ours", "goal", "added MB", "chunks", "verbatim", "above 512", "most tokens"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+def lines_of(found: Sequence[Measured]) -> list[Line]:
+    """The table: every method's cost as a ratio to ours, then what must hold of our chunks."""
+    lines = []
     for row in found:
-        goal = GOALS.get(row.method)
-        table.add_row(
-            row.method,
-            f"{row.cpu_seconds:.2f}",
-            f"{row.cpu_seconds / found[0].cpu_seconds:.2f}x",
-            f">= {goal}x" if goal else "",
-            f"{row.added_mb:.0f}",
-            f"{row.chunks:,}",
-            f"{row.verbatim_share:.1%}",
-            f"{row.over_limit:,}",
-            str(row.most_tokens),
-        )
-    Console(width=120).print(table)
+        ratio = at_least(row.cpu_seconds / found[0].cpu_seconds, GOALS.get(row.method))
+        more = {"chunks": f"{row.chunks:,}", "verbatim": f"{row.verbatim_share:.1%}"}
+        more |= {f"above {MAX_TOKENS}": f"{row.over_limit:,}", "most tokens": str(row.most_tokens)}
+        lines.append(Line(row.method, ratio, row.cpu_seconds, row.added_mb, row.peak_mb, more))
+    ours = found[0]
+    lines.append(Line("ours: verbatim slices", at_least(100 * ours.verbatim_share, 100, "%", 1)))
+    lines.append(Line(f"ours: above {MAX_TOKENS} tokens", at_most(ours.over_limit, 0, "", 0)))
+    return lines
 
 
 def main() -> int:
-    """Compare, or (with --method, for the comparison's own use) measure one method."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Compare and print; 1 when a goal is missed."""
+    parser = make_parser(__doc__)
     parser.add_argument("--chars", type=int, default=DEFAULT_CHARS, help="characters of documents to chunk")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each method; the median counts")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--method", choices=list(METHODS), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.method:
-        documents = json.loads((asked.folder / "documents.json").read_text(encoding="utf-8"))
-        found = measure(asked.method, asked.folder / "tokenizer.json", documents, asked.repeats)
-        print(json.dumps(asdict(found)))
-        return 0
+    if asked.worker:
+        return work(measure, asked.worker)
     with tempfile.TemporaryDirectory() as name:
         started = time.time()
         facts = prepare(Path(name), asked.chars)
         print(f"prepared in {time.time() - started:.0f} s", file=sys.stderr)
-        found = compare(Path(name), asked.repeats)
-    if asked.json:
-        ratios = {row.method: row.cpu_seconds / found[0].cpu_seconds for row in found}
-        print(json.dumps({**facts, "methods": [asdict(row) for row in found], "ratios": ratios}, indent=2))
-    else:
-        show(facts, found)
-    return 0
+        runs = [in_fresh_process(method=method, folder=name, repeats=asked.repeats) for method in METHODS]
+    found = [Measured(**run) for run in runs]
+    raw = [asdict(row) for row in found]
+    return report(facts, lines_of(found), figure="of ours", as_json=asked.json, results=raw)
 
 
 if __name__ == "__main__":

@@ -11,29 +11,24 @@ What is compared: `ours` is common.neighbours.top_k. `numpy loop` is the usual l
 included, then argsort; `careful loop` has the lengths computed once and uses argpartition. Loops run on a few queries
 and are multiplied up. `faiss` is a flat index, and neither filling it nor its copy of the vectors is counted.
 Imports, compilation and a first small call are outside the measurement. CPU-seconds count all threads; memory is the
-peak of resident memory beyond the vectors and what was loaded before. Recall is against float64 on a few queries.
+peak beyond the vectors and what was loaded before, of the peak itself. Recall is against float64 on a few queries.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from measuring import Line, Verdict, at_least, at_most, in_fresh_process, make_parser, report, spent_on, work
 
-# This file has the name of a root module: the project's root goes before its own folder.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common.arrays import ShardedArray  # noqa: E402  (after the path)
+from common.arrays import ShardedArray
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int64
@@ -144,51 +139,19 @@ BUILDERS: dict[str, Callable[[Any, str, int], Search]] = {
 # --- one measurement -----------------------------------------------------------------------------------------
 
 
-def measure(args: Namespace) -> Measured:
+def measure(folder: str, method: str, metric: str, k: int, streamed: bool) -> Measured:
     """Run one method under one metric in this process."""
-    folder, method, metric = Path(args.folder), args.method, args.metric
-    queries = np.load(folder / "queries.npy")
-    shards = open_shards(folder)
-    vectors = shards if args.streamed else shards.load()
+    queries = np.load(Path(folder) / "queries.npy")
+    shards = open_shards(Path(folder))
+    vectors = shards if streamed else shards.load()
     BUILDERS[method](queries[:64].copy(), metric, 3)(queries[:2])
-    search = BUILDERS[method](vectors, metric, args.k)
+    search = BUILDERS[method](vectors, metric, k)
     asked = queries[:LOOP_QUERIES] if "loop" in method else queries
-    before = start_peak()
-    cpu, wall, found = timed(lambda: search(asked))
-    peak = peak_mb()
+    spent, found = spent_on(lambda: search(asked))
     scaled = len(queries) / len(asked)
-    recall = recall_of(found, shards, asked, metric, args.k)
-    return Measured(method, metric, cpu * scaled, wall * scaled, peak - before, peak, recall, scaled)
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
-    """CPU-seconds of all threads, wall seconds, result."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    result = work()
-    return time.process_time() - cpu, time.perf_counter() - wall, result
-
-
-def start_peak() -> float:
-    """Forget the peak so far where the system can (Linux); returns resident memory in MB."""
-    refs = Path("/proc/self/clear_refs")
-    if not refs.exists():
-        return peak_mb()
-    refs.write_text("5")
-    return status_mb("VmRSS:")
-
-
-def peak_mb() -> float:
-    if Path("/proc/self/status").exists():
-        return status_mb("VmHWM:")
-    import resource
-
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def status_mb(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1e3
+    recall = recall_of(found, shards, asked, metric, k)
+    cpu, wall = spent.cpu_seconds * scaled, spent.wall_seconds * scaled
+    return Measured(method, metric, cpu, wall, spent.added_mb, spent.peak_mb, recall, scaled)
 
 
 def recall_of(found: np.ndarray, shards: ShardedArray, asked: np.ndarray, metric: str, k: int) -> float:
@@ -223,83 +186,57 @@ def run_one(folder: Path, method: str, metric: str, args: Namespace) -> Measured
     """`measure` in a fresh process; the cheapest of `--repeats`."""
     if args.streamed:
         forget_cached(folder)
-    options = ["--folder", str(folder), "--method", method, "--metric", metric, "--k", str(args.k)]
-    command = [sys.executable, __file__, *options, *(["--streamed"] if args.streamed else [])]
-    runs = []
-    for _ in range(1 if "loop" in method else args.repeats):
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        runs.append(Measured(**json.loads(done.stdout)))
-    best = min(runs, key=lambda run: run.cpu_seconds)
-    print(f"{metric:10} {method:13} {line(best)}", file=sys.stderr)
+    options = {"folder": str(folder), "method": method, "metric": metric, "k": args.k, "streamed": args.streamed}
+    repeats = 1 if "loop" in method else args.repeats
+    best = min((Measured(**in_fresh_process(**options)) for _ in range(repeats)), key=lambda run: run.cpu_seconds)
+    print(f"{metric}: {method}: {best.cpu_seconds:.2f} CPU-s", file=sys.stderr)
     return best
 
 
-def line(item: Measured) -> str:
-    scaled = f"  (x{item.scaled:.0f} from {LOOP_QUERIES} queries)" if item.scaled > 1 else ""
-    return (
-        f"{item.cpu_seconds:9.2f} CPU-s {item.wall_seconds:9.2f} s wall  +{item.extra_mb:6.0f} MB "
-        f"(peak {item.peak_mb:6.0f} MB)  recall {item.recall:.4f}{scaled}"
-    )
-
-
-def verdicts(results: list[Measured], streamed: bool) -> list[dict[str, Any]]:
-    """The ratios, each beside its goal."""
+def lines_of(results: list[Measured], streamed: bool) -> list[Line]:
+    """The table: for each metric every method's cost as a ratio to ours, then what else ours is held to."""
     found = {(item.metric, item.method): item for item in results}
-    rows = []
+    lines = []
     for metric in dict.fromkeys(item.metric for item in results):
         own = found[metric, "ours"]
-        rows.append(goal(metric, "recall", own.recall, 1.0, own.recall == 1.0))
+        goals = {"numpy loop": GOALS[metric], "faiss": 1.0}
+        lines += [
+            line(item, at_least(item.cpu_seconds / own.cpu_seconds, goals.get(item.method)))
+            for item in results
+            if item.metric == metric
+        ]
+        lines.append(Line(f"{metric}: ours: recall", at_least(own.recall, 1, "", 4)))
+        lines.append(Line(f"{metric}: ours: memory added", at_most(own.extra_mb, EXTRA_MB, " MB", 0)))
         if streamed:
-            rows.append(goal(metric, "peak MB", own.peak_mb, STREAMED_MB, own.peak_mb < STREAMED_MB))
-        rows.append(goal(metric, "extra MB", own.extra_mb, EXTRA_MB, own.extra_mb <= EXTRA_MB))
-        for method, wanted in (("numpy loop", GOALS[metric]), ("careful loop", None), ("faiss", 1.0)):
-            if (metric, method) in found:
-                ratio = found[metric, method].cpu_seconds / own.cpu_seconds
-                rows.append(goal(metric, f"{method} / ours", ratio, wanted, wanted is None or ratio >= wanted))
-    return rows
+            lines.append(Line(f"{metric}: ours: peak memory", at_most(own.peak_mb, STREAMED_MB, " MB", 0)))
+    return lines
 
 
-def goal(metric: str, name: str, value: float, wanted: float | None, met: bool) -> dict[str, Any]:
-    return {"metric": metric, "what": name, "value": round(value, 4), "goal": wanted, "met": met}
-
-
-def report(results: list[Measured], args: Namespace) -> None:
-    rows = verdicts(results, args.streamed)
-    size = {"rows": args.rows, "dims": args.dims, "queries": args.queries, "k": args.k, "cores": os.cpu_count()}
-    if args.json:
-        print(json.dumps({**size, "results": [asdict(item) for item in results], "goals": rows}, indent=1))
-        return
-    print(f"\n{args.rows:,} x {args.dims}, {args.queries:,} queries, top {args.k}, {os.cpu_count()} cores")
-    for item in results:
-        print(f"{item.metric:10} {item.method:13} {line(item)}")
-    print()
-    for row in rows:
-        wanted = "" if row["goal"] is None else f"  goal {row['goal']:g}: {'met' if row['met'] else 'MISSED'}"
-        print(f"{row['metric']:10} {row['what']:20} {row['value']:10.3f}{wanted}")
+def line(item: Measured, ratio: Verdict) -> Line:
+    more = {"wall s": f"{item.wall_seconds:.2f}", "recall": f"{item.recall:.4f}"}
+    if item.scaled > 1:
+        more["multiplied"] = f"x{item.scaled:.0f}"
+    return Line(f"{item.metric}: {item.method}", ratio, item.cpu_seconds, item.extra_mb, item.peak_mb, more)
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--dims", type=int, default=384)
+    parser = make_parser(__doc__)
+    parser.add_argument("--rows", type=int, default=200_000, help="vectors to search in")
+    parser.add_argument("--dims", type=int, default=384, help="their dimensions")
     parser.add_argument("--queries", type=int, default=1_000)
-    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--k", type=int, default=10, help="neighbours of each query")
     parser.add_argument("--repeats", type=int, default=3, help="runs of ours and FAISS; the cheapest counts")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS))
     parser.add_argument("--streamed", action="store_true", help="ours alone, from shards that are not in memory")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--folder", help="internal: a worker's vectors")
-    parser.add_argument("--method", choices=METHODS, help="internal: what a worker measures")
-    parser.add_argument("--metric", choices=METRICS, help="internal: under which metric")
     return parser.parse_args(argv)
 
 
 def main() -> int:
+    """Compare and print; 1 when a goal is missed."""
     args = parse()
-    if args.method:
-        print(json.dumps(asdict(measure(args))))
-        return 0
+    if args.worker:
+        return work(measure, args.worker)
     methods = ("ours",) if args.streamed else METHODS
     with tempfile.TemporaryDirectory() as name:
         make_vectors(Path(name), args)
@@ -307,8 +244,9 @@ def main() -> int:
         # City-block distance has no cheaper form that a careful loop could use.
         pairs = [pair for pair in pairs if pair != ("careful loop", "manhattan")]
         results = [run_one(Path(name), method, metric, args) for method, metric in pairs]
-    report(results, args)
-    return 0
+    facts = {"rows": args.rows, "dims": args.dims, "queries": args.queries, "k": args.k}
+    raw = [asdict(item) for item in results]
+    return report(facts, lines_of(results, args.streamed), figure="of ours", as_json=args.json, results=raw)
 
 
 if __name__ == "__main__":

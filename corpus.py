@@ -362,6 +362,8 @@ def to_document(source: SourceConfig, row: Row | BadRow) -> Document | Unreadabl
             return Document(_doc_id(source, row), source.name, source.stage, text, metadata, row.where)
         except RowError as error:
             row = _bad(source, row, error)
+        except RecursionError:
+            row = _bad(source, Row(row.key, {}, row.where), RowError("a column is nested too deeply"))
     detail = f"{row.where}: {row.detail}"
     return Unreadable(_doc_id(source, row), source.name, source.stage, row.reason, detail, row.raw)
 

@@ -160,21 +160,23 @@ def read_files(reader: FilesReader, columns: tuple[str, ...] = ()) -> Rows:
         UserError: a file cannot be read, or a row cannot and the settings say `fail`.
     """
     try:
-        codecs.lookup(reader.encoding)
-    except LookupError as error:
-        raise ConfigError(f"encoding '{reader.encoding}' is unknown to Python") from error
+        # Refuses, unlike codecs.lookup, what is no text encoding: `hex`, `rot13`.
+        "".encode(reader.encoding)
+    except (LookupError, UnicodeError) as error:
+        raise ConfigError(f"encoding '{reader.encoding}' is not a text encoding that Python knows") from error
     for file in list_files(reader):
-        yield from _guarded(file, _READERS[format_of(file, reader)](file, reader, columns))
+        yield from _guarded(file, reader, _READERS[format_of(file, reader)](file, reader, columns))
 
 
-def _guarded(file: SourceFile, rows: Rows) -> Rows:
+def _guarded(file: SourceFile, reader: FilesReader, rows: Rows) -> Rows:
     import zstandard
 
     try:
         yield from rows
     except (OSError, EOFError, UnicodeError, zlib.error, zstandard.ZstdError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{file.path}: cannot be read to its end: {reason}") from error
+        remedy = f"; is it {reader.encoding}? if not, set reader.encoding" if isinstance(error, UnicodeError) else ""
+        raise UserError(f"{file.path}: cannot be read to its end: {reason}{remedy}") from error
 
 
 def _bytes(file: SourceFile) -> IO[bytes] | gzip.GzipFile | io.BufferedReader:
@@ -398,7 +400,7 @@ def _read_csv(file: SourceFile, reader: FilesReader, columns: tuple[str, ...]) -
     delimiter = "\t" if _bare_suffix(file.path) == ".tsv" else ","
     with closing(_text(file, reader, "")) as stream:
         rows = csv.reader(stream, delimiter=delimiter, strict=True)
-        header = _csv_header(file, rows)
+        header = _csv_header(file, reader, rows)
         number = 0
         while True:
             line = rows.line_num + 1
@@ -415,11 +417,15 @@ def _read_csv(file: SourceFile, reader: FilesReader, columns: tuple[str, ...]) -
                 yield _csv_row(file, reader, number, line, header, cells)
 
 
-def _csv_header(file: SourceFile, rows: Iterator[list[str]]) -> list[str]:
+def _csv_header(file: SourceFile, reader: FilesReader, rows: Iterator[list[str]]) -> list[str]:
     try:
         header = next(rows, [])
     except csv.Error as error:
         raise UserError(f"{file.path}:1: the header is not CSV: {error}") from error
+    found = _ESCAPED.search(",".join(header))
+    if found:
+        detail = f"byte 0x{ord(found[0]) - 0xDC00:02x} in the header is not {reader.encoding}"
+        raise UserError(f"{file.path}:1: {detail}; set reader.encoding, or reader.undecodable=replace")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"{file.path}:1: the header names '{twice[0]}' twice")

@@ -39,8 +39,9 @@ class RowError(ValueError):
 class MissingColumn(RowError):
     """A row does not have a column that its corpus names."""
 
-    def __init__(self, column: str, row: Mapping[str, object]) -> None:
-        super().__init__(f"has no column '{column}'; it has: {', '.join(map(str, row)) or 'none'}")
+    def __init__(self, column: str, row: Mapping[str, object], parent: str = "") -> None:
+        owner = f"'{parent}'" if parent else "it"
+        super().__init__(f"has no column '{column}'; {owner} has: {', '.join(map(str, row)) or 'none'}")
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,19 @@ def columns_of(rule: TextRule) -> tuple[str, ...]:
 
 
 def lookup(row: Mapping[str, object], column: str) -> object:
-    """A column's value; `a.b` also reaches into a nested table when no column is called `a.b`."""
+    """A column's value; `a.b` also reaches into a nested table when no column is called `a.b`, null in a null one."""
     if column in row:
         return row[column]
     value: object = row
+    parent = ""
     for name in column.split("."):
-        if not isinstance(value, Mapping) or name not in value:
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
             raise MissingColumn(column, row)
-        value = value[name]
+        if name not in value:
+            raise MissingColumn(column, value, parent)
+        value, parent = value[name], f"{parent}.{name}".strip(".")
     return value
 
 
@@ -154,11 +160,13 @@ def conversation(messages: object) -> list[Turn]:
 def _turn(message: object) -> Turn:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise RowError("a message is not a table with 'role' and 'content'")
-    content = message["content"]
+    role, content = message["role"], message["content"]
+    if not isinstance(role, str) or not role:
+        raise RowError(f"a message's role is {role!r}, not a name such as 'user'")
     if isinstance(content, str):
-        return Turn(str(message["role"]), (("text", content),))
+        return Turn(role, (("text", content),))
     if isinstance(content, Sequence):
-        return Turn(str(message["role"]), tuple(_part(part) for part in content))
+        return Turn(role, tuple(_part(part) for part in content))
     raise RowError(f"a message's content is {_a(content)}, not text or a list of parts")
 
 
@@ -215,13 +223,22 @@ def choice_turns(question: object, choices: object, answer: object) -> list[Turn
 
     Letters are the row's own labels where `choices` is `{text, label}` (ARC; some are "1".."4" and stay so), else
     A, B, C ... A string answer is looked up among the letters first; a whole number, or digits that are no letter,
-    is the position from 0.
+    is the position from 0. Where the labels are whole numbers, a whole number is a label.
     """
     options, letters = _options(choices)
+    labels = choices.get("label") if isinstance(choices, Mapping) else None
+    if isinstance(labels, Sequence) and _is_whole(answer) and all(map(_is_whole, labels)):
+        answer = str(answer)
+        if answer not in letters:
+            raise RowError(f"the answer {answer} is none of the labels ({', '.join(letters)})")
     lines = "".join(f"- {option}={letter}\n" for option, letter in zip(options, letters, strict=True))
     asked = f"Multiple Choice question: {as_text(question, 'question')}\n{lines}"
     request = f"{asked}\nRespond only with the letter of the correct answer."
     return [Turn("user", (("text", request),)), Turn("assistant", (("text", _letter(answer, letters)),))]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _options(choices: object) -> tuple[list[str], list[str]]:

@@ -157,6 +157,15 @@ def test_a_label_must_be_there_too(tmp_path):
         list(read_documents(files(path, label_columns=("subject",))))
 
 
+def test_a_label_nested_too_deeply_is_an_error_of_its_row(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "t", "x": 1}\n{"text": "u", "x": %s}\n' % ("[" * 900 + "]" * 900))
+    with pytest.raises(UserError, match=r"row a\.jsonl:2: a column is nested too deeply"):
+        list(read_documents(files(path, label_columns=("x",))))
+    kept = list(read_documents(files(path, reader={"malformed": "skip"}, label_columns=("x",))))
+    assert [document.text for document in kept] == ["t"]
+
+
 def test_take_rows_takes_rows(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", *({"text": str(number)} for number in range(10)))
     assert len(ids(files(path, take_rows=3))) == 3

@@ -76,7 +76,7 @@ def test_utf16_and_other_encodings(tmp_path):
     (tmp_path / "latin.txt").write_bytes("Käse".encode("latin-1"))
     assert texts(rows_of(tmp_path / "u16.jsonl", encoding="utf-16")) == [record["text"] for record in SAMPLE]
     assert texts(rows_of(tmp_path / "latin.txt", encoding="latin-1")) == ["Käse"]
-    with pytest.raises(ConfigError, match="encoding 'utf-9' is unknown"):
+    with pytest.raises(ConfigError, match="encoding 'utf-9' is not a text encoding"):
         rows_of(tmp_path / "latin.txt", encoding="utf-9")
 
 
@@ -255,6 +255,26 @@ def test_undecodable_bytes_in_other_formats_name_their_line(tmp_path, name):
     with pytest.raises(UserError, match=f"{name}:3: byte 0xff is not utf-8"):
         rows_of(tmp_path / name)
     assert texts(rows_of(tmp_path / name, undecodable="skip"))[-1] == "undecodable"
+
+
+def test_a_csv_header_of_another_encoding(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"text,pr\xe9nom\nplain,x\n")
+    for undecodable in ("fail", "skip"):
+        with pytest.raises(UserError, match=r"a.csv:1: byte 0xe9 in the header is not utf-8; set reader.encoding"):
+            rows_of(tmp_path / "a.csv", undecodable=undecodable)
+    (row,) = rows_of(tmp_path / "a.csv", encoding="latin-1")
+    assert row.fields == {"text": "plain", "pr\xe9nom": "x"}
+
+
+@pytest.mark.parametrize("encoding", ["", "no-such", "hex", "rot13"])
+def test_what_is_no_text_encoding(tmp_path, encoding):
+    with pytest.raises(ConfigError, match="is not a text encoding"):
+        rows_of(jsonl(tmp_path / "a.jsonl", {"text": "a"}), encoding=encoding)
+
+
+def test_a_file_that_is_not_utf16_names_the_setting(tmp_path):
+    with pytest.raises(UserError, match="is it utf-16"):
+        rows_of(jsonl(tmp_path / "a.jsonl", {"text": "a"}), encoding="utf-16")
 
 
 def test_escaped_surrogates_in_json(tmp_path):

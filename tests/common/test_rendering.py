@@ -70,6 +70,8 @@ def test_multiple_choice_with_markers():
         (["a", "b", "c"], "1", "B"),
         ({"text": ["a", "b"], "label": ["1", "2"]}, "1", "1"),
         ({"text": ["a", "b"], "label": ["1", "2"]}, 1, "2"),
+        ({"text": ["a", "b"], "label": [1, 2]}, 1, "1"),
+        ({"text": ["a", "b"], "label": [1, 2]}, 2, "2"),
         ({"text": ["a", "b"], "label": ["A", "B"]}, "A", "A"),
     ],
 )
@@ -85,6 +87,8 @@ def test_answer_is_a_letter_or_a_position(choices, answer, letter):
         (ChoiceText(), {**ARC, "answer": -1}, "none of the 2 choices"),
         (ChoiceText(), {**ARC, "choices": "sand, water"}, "not a list"),
         (ChoiceText(), {**ARC, "choices": {"text": ["a"], "label": ["1", "2"]}}, "1 choices, but 2 labels"),
+        (ChoiceText(), {**ARC, "choices": {"text": ["a", "b"], "label": [1, 2]}, "answer": 0}, "none of the labels"),
+        (MessagesText(), {"messages": [{"role": None, "content": "x"}]}, "role is None"),
         (MessagesText(), {"messages": []}, "an empty list"),
         (MessagesText(), {"messages": [{"role": "user"}]}, "'role' and 'content'"),
         (MessagesText(), {"messages": [{"role": "user", "content": None}]}, "nothing"),
@@ -107,6 +111,16 @@ def test_columns_are_named_and_never_guessed():
     row = {"id": "a first string field", "question": "q"}
     with pytest.raises(MissingColumn, match="has no column 'text'; it has: id, question"):
         render(ColumnsText(("text",)), row)
+
+
+def test_a_nested_column_is_looked_for_by_level():
+    row = {"id": 1, "page": {"body": {"en": "text"}, "title": "t"}, "none": None}
+    assert lookup(row, "page.body.en") == "text"
+    assert lookup(row, "none.body") is None
+    with pytest.raises(MissingColumn, match=r"has no column 'page.body.fr'; 'page.body' has: en$"):
+        lookup(row, "page.body.fr")
+    with pytest.raises(MissingColumn, match=r"has no column 'leaf.body'; it has: id, page, none$"):
+        lookup(row, "leaf.body")
 
 
 def test_columns_and_templates():

@@ -32,8 +32,8 @@ config = Config(
     ),
     search=SearchConfig(
         queries=(
-            "How do I compute the eigenvalues of a sparse matrix?",
-            "split a sentence into words",
+            "shortest path between two nodes of a graph",
+            "fit a distribution to data",
             "learning rate schedule with warm-up",
         ),
         k=3,

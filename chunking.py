@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import UserError
+from common.hub import is_local, model_identity
 from config import ChunkingConfig
 
 if TYPE_CHECKING:
@@ -372,15 +374,21 @@ def _spacy_pipeline(model: str):  # noqa: ANN202  (spaCy's Language; importing i
     import spacy
 
     try:
-        nlp = spacy.load(model, exclude=list(_NOT_FOR_SENTENCES))
-    except OSError as error:
+        nlp = spacy.load(Path(model).expanduser() if is_local(model) else model, exclude=list(_NOT_FOR_SENTENCES))
+    except (OSError, ValueError) as error:
+        if not is_local(model):
+            raise _no_pipeline(model) from error
         raise UserError(
-            f"chunking.spacy_model: '{model}' is not installed; run: uv run python -m spacy download {model}"
+            f"chunking.spacy_model: folder '{model}' is not a spaCy pipeline that loads: {error}"
         ) from error
     if not {"parser", "senter", "sentencizer"} & set(nlp.pipe_names):
         nlp.add_pipe("sentencizer")
     nlp.max_length = max(nlp.max_length, SENTENCE_PIECE)
     return nlp
+
+
+def _no_pipeline(model: str) -> UserError:
+    return UserError(f"chunking.spacy_model: '{model}' is not installed; run: uv run python -m spacy download {model}")
 
 
 UNTRAINED = "punkt-untrained"
@@ -406,16 +414,33 @@ def _punkt():  # noqa: ANN202  (NLTK's class, and the model's name; importing it
         return PunktSentenceTokenizer(), UNTRAINED
 
 
-def sentence_identity(config: ChunkingConfig) -> str:
-    """Which splitter `config` finds on this machine, for artifact keys; empty for strategies without sentences."""
-    from importlib.metadata import PackageNotFoundError, version
+def sentence_identity(config: ChunkingConfig, cache_dir: Path) -> str:
+    """Which splitter `config` finds on this machine, for artifact keys; empty for strategies without sentences.
+
+    A pipeline in a folder is known by its content, so that it may be moved and a change of it is seen.
+
+    Raises:
+        UserError: the spaCy pipeline is not installed, told before anything is cut.
+    """
+    from importlib.metadata import version
 
     if config.strategy == "sentence_nltk":
         return f"nltk-{version('nltk')}:{_punkt()[1]}"
     if config.strategy != "sentence_spacy":
         return ""
+    return f"spacy-{version('spacy')}:{_pipeline_identity(config.spacy_model, cache_dir)}"
+
+
+def _pipeline_identity(model: str | None, cache_dir: Path) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    if model is None:
+        return "xx"
     try:
-        model = f"{config.spacy_model}-{version(config.spacy_model.replace('_', '-'))}" if config.spacy_model else "xx"
-    except PackageNotFoundError:
-        model = config.spacy_model or "xx"
-    return f"spacy-{version('spacy')}:{model}"
+        return f"{model}-{version(model.replace('_', '-'))}"
+    except (PackageNotFoundError, ValueError):
+        if is_local(model):
+            return model_identity(model, "main", cache_dir)
+    if not model.startswith("blank:"):
+        raise _no_pipeline(model)
+    return model

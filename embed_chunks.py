@@ -49,14 +49,18 @@ ZERO_VECTOR = "zero vector: the embedder knows no part of this text"
 
 
 def chunk_settings(config: Config) -> Mapping[str, object]:
-    """What the chunks depend on; the tokenizer enters by its content, so the embedder does not."""
-    return keyed_settings(config.chunking, drop=("tokenizer",))
+    """What the chunks depend on; tokenizer and sentence model enter by their content, so no embedder or folder does."""
+    named = config.chunking.strategy == "sentence_spacy" and config.chunking.spacy_model is not None
+    return keyed_settings(config.chunking, drop=("tokenizer", "spacy_model") if named else ("tokenizer",))
 
 
 def chunk_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
     """The tokenizer and the sentence splitter that decide where chunks end."""
     counter = _counter(config)
-    found = {"tokenizer": counter.identity if counter else "", "sentences": sentence_identity(config.chunking)}
+    found = {
+        "tokenizer": counter.identity if counter else "",
+        "sentences": sentence_identity(config.chunking, cache_dir),
+    }
     return {name: identity for name, identity in found.items() if identity}
 
 

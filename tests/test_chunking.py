@@ -307,16 +307,36 @@ def test_a_spacy_pipeline_is_loaded_by_name_and_given_a_sentencizer(counters, tm
     assert [text[s:e] for s, e in spans_of(found, 0)] == ["Water boils. Bread rises.", "Rivers carry sediment."]
 
 
-def test_the_identity_of_a_splitter_tells_trained_punkt_from_untrained():
-    assert sentence_identity(ChunkingConfig()) == ""
-    assert sentence_identity(ChunkingConfig(strategy="sentence_nltk")).split(":")[1] in (
+def test_the_identity_of_a_splitter_tells_trained_punkt_from_untrained(tmp_path):
+    assert sentence_identity(ChunkingConfig(), tmp_path) == ""
+    assert sentence_identity(ChunkingConfig(strategy="sentence_nltk"), tmp_path).split(":")[1] in (
         "punkt_tab-english",
         "punkt-untrained",
     )
-    named = [
-        sentence_identity(ChunkingConfig(strategy="sentence_spacy", spacy_model=name)) for name in (None, "a", "b")
-    ]
-    assert len(set(named)) == 3
+
+
+def test_the_identity_of_a_spacy_pipeline_is_its_content_not_its_folder(tmp_path):
+    import spacy
+
+    def identity(model: str | None) -> str:
+        return sentence_identity(ChunkingConfig(strategy="sentence_spacy", spacy_model=model), tmp_path / "cache")
+
+    spacy.blank("en").to_disk(tmp_path / "en")
+    spacy.blank("de").to_disk(tmp_path / "de")
+    here = identity(str(tmp_path / "en"))
+    assert len({here, identity(str(tmp_path / "de")), identity(None), identity("blank:en")}) == 4
+    (tmp_path / "en").rename(tmp_path / "moved")
+    assert identity(str(tmp_path / "moved")) == here
+    (tmp_path / "moved" / "meta.json").write_text("{}")
+    assert identity(str(tmp_path / "moved")) != here
+    with pytest.raises(UserError, match="'xx_absent_sm' is not installed; run: uv run python -m spacy download"):
+        identity("xx_absent_sm")
+
+
+def test_a_folder_that_is_no_spacy_pipeline(counters, tmp_path):
+    config = ChunkingConfig(strategy="sentence_spacy", spacy_model=str(tmp_path), max_tokens=4)
+    with pytest.raises(UserError, match="is not a spaCy pipeline that loads"):
+        chunk_batch(["one two three four five six seven"], config, counters["words"])
 
 
 # --- characters ----------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 ALL_STAGES = "all"
 # Queries that an approximate index is compared with exact search on.
 RECALL_QUERIES = 100
+UNKNOWN = "has no part that the embedder knows; ask it in words of the corpus"
 CHUNK_COLUMNS = ("chunk_id", "source", "stage", "text")
 
 
@@ -129,34 +130,51 @@ class Hits:
     stats: Mapping[str, Any]
 
 
-def search(chunks: Artifact, vectors: Artifact, texts: Sequence[str], config: Config, cache_dir: Path) -> Hits:
+def search(
+    chunks: Artifact,
+    vectors: Artifact,
+    texts: Sequence[str],
+    config: Config,
+    cache_dir: Path,
+    *,
+    skip_unknown: bool = False,
+) -> Hits:
     """The nearest chunks of every text; of every training stage with `search.per_stage`.
 
     Args:
         chunks, vectors: finished artifacts of `config`.
         texts: queries, embedded as the chunks were, with the model's query prompt.
         cache_dir: where an approximate index is kept.
+        skip_unknown: a text to which the embedder gives no direction has no neighbours, and a note says so.
 
     Raises:
         UserError: a text is empty, or the embedder gives it no direction.
     """
+    import numpy as np
+
     from common.arrays import ShardedArray
 
     stored = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")])
     rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])
     if len(stored) != len(rows):
         raise CorruptArtifact(f"{vectors.folder}: {len(stored)} vectors but {len(rows)} row numbers; {vectors.repair}")
-    queries = embed_texts(vectors, texts, config)
+    queries = embed_texts(vectors, texts, config, keep_unknown=skip_unknown)
+    known = np.flatnonzero(queries.any(axis=1))
+    asked = [texts[number] for number in known]
+    skipped = [texts[number] for number in np.setdiff1d(np.arange(len(texts)), known)]
     settings = config.search
     names, groups = stage_groups(chunks, rows) if settings.per_stage else ([ALL_STAGES], None)
     lists_file = cache_dir / "ivf" / f"{vectors.key}-{settings.metric}-{settings.ivf_lists}.npz"
-    hits = search_arrays(stored, queries, settings, groups=groups, lists_file=lists_file)
-    table = hit_table(texts, hits, names, chunks, rows)
-    return Hits(table, _stats(hits, names, len(texts), len(stored), settings))
+    hits = search_arrays(stored, queries[known], settings, groups=groups, lists_file=lists_file)
+    stats = _stats(hits, names, len(texts), len(stored), settings)
+    stats["notes"] += [f"query {_quoted(text)} {UNKNOWN}" for text in skipped]
+    return Hits(hit_table(asked, hits, names, chunks, rows), stats)
 
 
-def embed_texts(vectors: Artifact, texts: Sequence[str], config: Config) -> Float32[np.ndarray, "texts dims"]:
-    """Unit query vectors.
+def embed_texts(
+    vectors: Artifact, texts: Sequence[str], config: Config, *, keep_unknown: bool = False
+) -> Float32[np.ndarray, "texts dims"]:
+    """Unit query vectors; with `keep_unknown`, zeros for a text that the embedder cannot represent.
 
     Raises:
         UserError: naming the first text that is empty or that the embedder cannot represent.
@@ -175,7 +193,7 @@ def embed_texts(vectors: Artifact, texts: Sequence[str], config: Config) -> Floa
     embedded = load_embedder(vectors, config.embedding).embed_queries(texts)
     problems = {
         "has a vector that is NaN or infinite; check the model's weights": ~np.isfinite(embedded).all(axis=1),
-        "has no part that the embedder knows; ask it in words of the corpus": ~embedded.any(axis=1),
+        UNKNOWN: ~embedded.any(axis=1) & (not keep_unknown),
     }
     for problem, where in problems.items():
         if where.any():
@@ -293,8 +311,9 @@ def neighbour_settings(config: Config) -> Mapping[str, object]:
 
 def compute_neighbours(job: Job) -> int:
     """Search the config's example queries; a config without any gives an empty table."""
-    config = job.config
-    hits = search(job.inputs["chunks"], job.inputs["vectors"], config.search.queries, config, job.cache_dir)
+    config, inputs = job.config, job.inputs
+    # Examples that do not suit the corpus must not keep the main job from its report.
+    hits = search(inputs["chunks"], inputs["vectors"], config.search.queries, config, job.cache_dir, skip_unknown=True)
     job.part.write_table("neighbours.parquet", hits.table)
     job.part.write_json("stats.json", hits.stats)
     return len(hits.table)
@@ -323,7 +342,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def has_queries(args: Namespace) -> bool:
-    return bool(args.query or args.query_file)
+    return bool(args.query) or args.query_file is not None
 
 
 def asked_texts(args: Namespace) -> list[str]:
@@ -334,8 +353,8 @@ def asked_texts(args: Namespace) -> list[str]:
     """
     texts: list[str] = []
     for query in args.query:
-        texts += _lines(sys.stdin.read(), "stdin") if query == "-" else [query]
-    return texts + (read_queries(Path(args.query_file)) if args.query_file else [])
+        texts += _lines(sys.stdin.read() if sys.stdin else "", "stdin") if query == "-" else [query]
+    return texts + (read_queries(Path(args.query_file)) if args.query_file is not None else [])
 
 
 def read_queries(path: Path) -> list[str]:
@@ -366,7 +385,8 @@ def _row_text(path: Path, number: int, line: str) -> str:
         raise ConfigError(f"{path}:{number}: is not JSON ({error})") from error
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        has = f"it has {', '.join(row)}" if isinstance(row, dict) else f"it is a {type(row).__name__}"
+        has = f"it has {', '.join(row) or 'no field'}" if isinstance(row, dict) else f"it is a {type(row).__name__}"
+        has = f"its `text` is a {type(text).__name__}" if isinstance(row, dict) and "text" in row else has
         raise ConfigError(f"{path}:{number}: has no string field `text`; {has}")
     return text
 

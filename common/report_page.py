@@ -358,7 +358,9 @@ def _noise_line(node: ClusterView, total: int) -> Html:
 def searches_section(report: Report) -> Html:
     """Example queries and their nearest chunks."""
     if not report.searches:
-        return section("searches", "Example searches", tag("p", "The config asks no example questions."))
+        return section(
+            "searches", "Example searches", tag("p", "The config asks no example question that has an answer.")
+        )
     note = (f"The nearest chunks, nearest first, by {report.metric.replace('_', ' ')}. To ask your own: ",)
     note += (tag("code", 'uv run search.py CONFIG --query "text"'),)
     return section(

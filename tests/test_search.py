@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,17 @@ from config import (
 )
 from embed_chunks import CHUNKS, VECTORS
 from prepare_data import DOCUMENTS
-from search import NEIGHBOURS, Hits, print_hits, read_chunks, read_queries, search, search_arrays
+from search import (
+    NEIGHBOURS,
+    Hits,
+    asked_texts,
+    has_queries,
+    print_hits,
+    read_chunks,
+    read_queries,
+    search,
+    search_arrays,
+)
 from tests.common.test_neighbours import METRICS, random_vectors, reference, same_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -295,6 +306,18 @@ def test_a_config_without_queries_gives_an_empty_table(corpus):
     assert artifact.table("neighbours.parquet").num_rows == 0
 
 
+def test_an_example_of_unknown_words_finds_nothing_and_says_so(corpus):
+    _, session = corpus
+    mixed = SearchConfig(queries=("xyzzy plugh", "planet"), k=2)
+    artifact = Session(replace(session.config, search=mixed)).run(NEIGHBOURS)
+    assert artifact.table("neighbours.parquet").equals(find(session, ["planet"], k=2).table)
+    stats = artifact.json("stats.json")
+    assert stats["queries"] == 2
+    assert stats["notes"] == ["query 'xyzzy plugh' has no part that the embedder knows; ask it in words of the corpus"]
+    strange = SearchConfig(queries=("xyzzy plugh",), per_stage=True)
+    assert Session(replace(session.config, search=strange)).run(NEIGHBOURS).rows == 0
+
+
 def test_settings_of_lists_matter_only_where_there_are_lists(corpus):
     def key(**changes: object) -> str:
         config = corpus[1].config
@@ -371,6 +394,7 @@ def test_without_vectors_the_script_names_the_command_that_makes_them(corpus):
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', "bad.jsonl:2: is not JSON"),
         ("other.jsonl", b'{"question": "a"}\n', "other.jsonl:1: has no string field `text`; it has question"),
         ("list.jsonl", b"[1]\n", "list.jsonl:1: has no string field `text`; it is a list"),
+        ("number.jsonl", b'{"text": 5}\n', "number.jsonl:1: has no string field `text`; its `text` is a int"),
         ("empty.jsonl", b"", "holds no query"),
     ],
 )
@@ -378,6 +402,16 @@ def test_files_that_hold_no_queries_are_refused(tmp_path, name, content, message
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         read_queries(tmp_path / name)
+
+
+def test_a_query_file_without_a_name_and_a_closed_stdin_are_refused(monkeypatch):
+    nameless = Namespace(query=[], query_file="")
+    assert has_queries(nameless)
+    with pytest.raises(ConfigError, match="Is a directory"):
+        asked_texts(nameless)
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ConfigError, match="stdin: holds no query"):
+        asked_texts(Namespace(query=["-"], query_file=None))
 
 
 def test_query_files_of_other_systems_are_read(tmp_path):

@@ -27,6 +27,9 @@ STOP_REASONS = {
     "no_clusters": "the clusterer found noise only",
 }
 
+# Either may be what keeps clusters from being smaller: the larger of the two counts.
+MORE_CLUSTERS = "a smaller clustering.base_pct and clustering.min_cluster_size_floor may find more"
+
 Item = TypeVar("Item")
 
 
@@ -306,7 +309,9 @@ def shape_warnings(root: ClusterNode) -> list[str]:
     found = []
     if clusters <= 3:
         reason = f" ({STOP_REASONS[root.why_stopped]})" if root.why_stopped else ""
-        found.append(f"only {clusters} clusters{reason}; a smaller clustering.base_pct finds more")
+        # Copies of one vector cannot be told apart by any setting.
+        remedy = "" if root.why_stopped == "identical" else f"; {MORE_CLUSTERS}"
+        found.append(f"only {clusters} clusters{reason}{remedy}")
     if root.noise_fraction > 0.5:
         share = f"{root.noise_fraction:.0%}"
         found.append(f"{share} of the chunks are noise; a smaller clustering.hdbscan_min_samples leaves less")

@@ -402,6 +402,8 @@ def test_statistics_count_clusters_and_noise(tree):
 def test_a_tree_that_hardly_splits_or_is_mostly_noise_says_so(tree):
     alone = replace(tree, children=(), noise_indices=tree.noise_indices[:0], why_stopped="no_clusters")
     assert any(warning.startswith("only 0 clusters") for warning in tree_stats(alone).warnings)
+    copies = replace(alone, why_stopped="identical")
+    assert tree_stats(copies).warnings == ["only 0 clusters (all of its vectors are the same)"]
     few = tree.children[0].indices
     children = (replace(tree.children[0], children=(), why_stopped="cohesive", noise_indices=few[:0]),)
     noise = np.setdiff1d(tree.indices, few)

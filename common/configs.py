@@ -10,8 +10,10 @@ import ast
 import json
 import math
 import re
+import sys
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -53,7 +55,9 @@ def _execute(path: Path, origin: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"{origin}: no such config file{_nearby(path)}")
     try:
-        namespace = runpy.run_path(str(path))
+        # Standard output is for results, which may be JSON: what a config prints goes to stderr.
+        with redirect_stdout(sys.stderr):
+            namespace = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
         where = f"{origin}{_line_in(error, path)}"
         raise ConfigError(_misspelt(error, where) or f"{where}: {type(error).__name__}: {error}") from error
@@ -64,9 +68,10 @@ def _execute(path: Path, origin: str) -> Any:
 
 
 def _nearby(path: Path) -> str:
-    known = sorted(str(item) for item in path.parent.glob("*.py")) if path.parent.is_dir() else []
-    close = get_close_matches(str(path), known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    # Names alone: with their folder before them, any two would look alike.
+    known = sorted(item.name for item in path.parent.glob("*.py")) if path.parent.is_dir() else []
+    close = get_close_matches(path.name, known, n=1)
+    return f"; did you mean '{path.parent / close[0]}'?" if close else ""
 
 
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
@@ -124,7 +129,7 @@ def _hint_at(hint: Any, plain: Any, steps: Sequence[str], origin: str) -> Any:
         where = ".".join(steps[:depth])
         hint = _variant(hint, plain)
         if isinstance(plain, list):
-            if not step.isdigit() or int(step) >= len(plain):
+            if not step.isdecimal() or int(step) >= len(plain):
                 raise ConfigError(f"{where}.{step}: '{where}' has {len(plain)} items, numbered from 0")
             hint, plain = _item_hint(hint), plain[int(step)]
         elif is_dataclass(hint):

@@ -125,6 +125,7 @@ def test_any_value_of_the_right_type_arrives_unchanged(decay, depth, name):
         ("prepare.sources.2.name=x", ["'prepare.sources' has 2 items, numbered from 0"]),
         ("prepare.sources.one.name=x", ["'prepare.sources' has 2 items"]),
         ("prepare.sources.0.name=x", ["'prepare.sources.0' is a value, not a section"]),
+        ("prepare.sources.²=x", ["'prepare.sources' has 2 items, numbered from 0"]),
         ("prepare.sources.1.reader.pathz=[]", ["prepare.sources.1.reader.pathz", "did you mean 'paths'?"]),
         ("prepare.sources.1.reader.kind=hf", ["prepare.sources.1.reader"]),
         ('prepare.sources.1.reader={"kind": "files"}', ["prepare.sources.1.reader.paths", "required"]),
@@ -179,7 +180,8 @@ def test_a_typo_meets_the_same_words_in_a_file_and_in_an_override(tmp_path, plai
 
 
 def test_a_missing_file_suggests_its_neighbour(tmp_path, plain):
-    assert "did you mean" in refused(tmp_path / "plan.py")
+    assert refused(tmp_path / "plan.py").endswith(f"did you mean '{plain}'?")
+    assert "did you mean" not in refused(tmp_path / "quickstart.py")
     assert "no such config file" in refused(tmp_path / "gone" / "x.py")
     assert "no such config file" in refused(tmp_path)
 

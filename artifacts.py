@@ -16,8 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common import cli
 from common.cli import guarded, human_bytes
-from common.console import as_markup, stderr, stdout
+from common.console import as_markup, print_whole, stderr, stdout
 from common.errors import UserError
 from common.inventory import Damage, Difference, Entry, Garbage, Inventory, differences, garbage, remove, verify
 
@@ -53,7 +54,8 @@ def list_artifacts(inventory: Inventory, args: Namespace) -> int:
             continue
         numbers = [f"{line['rows']:,}", human_bytes(entry.bytes), _age(line["created"]), f"{line['seconds']:.1f}"]
         table.add_row(entry.stage, as_markup(", ".join(line["runs"])), entry.key, *numbers)
-    stdout().print(table)
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
+    print_whole(stdout(), table)
     if not entries:
         print(f"{inventory.root} holds no artifact yet; make some with: uv run run_pipeline.py configs/quickstart.py")
     return 0
@@ -299,7 +301,7 @@ def _table(*names: str, right: tuple[str, ...] = (), header: bool = True) -> Any
 
 def print_json(value: Any) -> int:
     """Print a value as JSON; returns the exit code of success."""
-    print(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False))
+    cli.print_json(value)
     return 0
 
 

@@ -243,6 +243,8 @@ def print_tree(names: Mapping[str, Mapping[str, Any]], root: ClusterNode, consol
     """
     from rich.table import Table
 
+    from common.console import print_whole
+
     headers = ("cluster", "id", "chunks", "share", "noise", "silhouette")
     lines = [_cells(row) for row in tree_rows(names, root)]
     widths = [max(len(header), *(line[n].cell_len for line in lines)) for n, header in enumerate(headers)]
@@ -254,7 +256,7 @@ def print_tree(names: Mapping[str, Mapping[str, Any]], root: ClusterNode, consol
         table.add_column(header, justify=side, no_wrap=True, overflow="ellipsis", width=width)
     for line in lines:
         table.add_row(*line)
-    console.print(table)
+    print_whole(console, table)
 
 
 _DEPTH_STYLES = ("bold", "bold cyan", "green", "default")

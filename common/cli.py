@@ -13,15 +13,17 @@ import sys
 import traceback
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from io import TextIOWrapper
 from typing import Any
 
 from common.configs import load_config, setting_rows
 from common.console import one_line
-from common.errors import UserError
+from common.errors import ConfigError, UserError
 from common.stages import Outcome, Session, Stage, plan
 
 EXIT_INTERRUPTED = 130
+AGAIN = "--fresh computes it again"
 _EPILOG = """examples:
   uv run {script} configs/quickstart.py
   uv run {script} configs/quickstart.py clustering.base_pct=0.02 --plan
@@ -88,17 +90,25 @@ def _run(
     next_command: Callable[[Session], str] | None,
 ) -> int:
     config = load_config(args.config, args.overrides)
+    if not hasattr(config, "data_dir"):
+        kind = type(config).__name__
+        raise ConfigError(f"{args.config}: `config` is a {kind}, one section; a script needs the whole: Config(...)")
     session = Session(config, args.config, tuple(args.overrides), fresh=args.fresh)
     if args.settings:
         return _print_settings(config, as_json=args.json)
     if args.plan:
-        return _print_plan(plan(session, _with_upstream(stages)), as_json=args.json)
+        again = {stage.name for stage in stages} if args.fresh else set()
+        outcomes = plan(session, _with_upstream(stages))
+        noted = [
+            replace(each, note=AGAIN) if each.stage in again and each.status == "cached" else each for each in outcomes
+        ]
+        return _print_plan(noted, as_json=args.json)
     if runs_stages is None or runs_stages(args):
         for stage in stages:
             session.run(stage)
     result = present(session, args) if present else None
     if args.json:
-        _print_json({"steps": [asdict(outcome) for outcome in session.outcomes], "result": result})
+        print_json({"steps": [asdict(outcome) for outcome in session.outcomes], "result": result})
     elif session.outcomes:
         print_outcomes(session.outcomes)
         _print_closing(session, next_command)
@@ -116,6 +126,9 @@ def _with_upstream(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
 
 def guarded(action: Callable[[], int], *, debug: bool) -> int:
     """Run `action`; an error becomes one line on stderr and an exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal or locale without the characters of a text must not cost a finished run its output.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = action()
         sys.stdout.flush()
@@ -157,23 +170,24 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     """The closing table: step, key, cached or computed, rows, seconds, size."""
     from rich.table import Table
 
-    from common.console import stdout
+    from common.console import print_whole, stdout
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("step", "key", "status"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("rows", "seconds", "size"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     noted = any(outcome.note for outcome in outcomes)
     if noted:
-        table.add_column("note")
+        table.add_column("note", overflow="fold")
     colours = {"computed": "green", "cached": "cyan", "missing": "yellow"}
     for item in outcomes:
         status = f"[{colours[item.status]}]{item.status}[/]"
         known = item.status != "missing"
         cells = [item.stage, item.key, status, f"{item.rows:,}" if known else "", f"{item.seconds:.1f}"]
         table.add_row(*cells, human_bytes(item.bytes) if known else "", *([item.note] if noted else []))
-    stdout().print(table)
+    # A key or a number is of no use cut; only notes fold.
+    print_whole(stdout(), table)
 
 
 def _print_closing(session: Session, next_command: Callable[[Session], str] | None) -> None:
@@ -184,7 +198,7 @@ def _print_closing(session: Session, next_command: Callable[[Session], str] | No
 
 def _print_plan(outcomes: list[Outcome], *, as_json: bool) -> int:
     if as_json:
-        _print_json({"steps": [asdict(outcome) for outcome in outcomes]})
+        print_json({"steps": [asdict(outcome) for outcome in outcomes]})
     else:
         print_outcomes(outcomes)
     return 0
@@ -193,7 +207,7 @@ def _print_plan(outcomes: list[Outcome], *, as_json: bool) -> int:
 def _print_settings(config: Any, *, as_json: bool) -> int:
     rows = setting_rows(config)
     if as_json:
-        _print_json([{"setting": name, "value": value, "help": note} for name, value, note in rows])
+        print_json([{"setting": name, "value": value, "help": note} for name, value, note in rows])
         return 0
     from rich.markup import escape
     from rich.table import Table
@@ -207,5 +221,7 @@ def _print_settings(config: Any, *, as_json: bool) -> int:
     return 0
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False))
+def print_json(value: Any) -> None:
+    """Print a value as JSON, in the characters that stdout can carry."""
+    ascii_only = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") != "utf8"
+    print(json.dumps(value, ensure_ascii=ascii_only, indent=1, allow_nan=False))

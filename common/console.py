@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 # C0 and C1 controls (tab excepted), bidirectional overrides and isolates: corpus text must not move the cursor,
 # set a title or reorder what is read.
@@ -14,7 +15,7 @@ _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 
 
 def stdout() -> Console:
-    """A console on stdout; as wide as the terminal, or 120 columns when it is not one."""
+    """A console on stdout; as wide as the terminal (or `COLUMNS`, if above 0), or 120 columns when it is not one."""
     return _console(stderr=False)
 
 
@@ -25,6 +26,7 @@ def stderr() -> Console:
 
 def _console(*, stderr: bool) -> Console:
     import os
+    import shutil
     import sys
 
     from rich.console import Console
@@ -36,8 +38,17 @@ def _console(*, stderr: bool) -> Console:
             raise BrokenPipeError
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else 120
+    width = None if stream.isatty() and "COLUMNS" not in os.environ else shutil.get_terminal_size((120, 24)).columns
     return Piped(stderr=stderr, width=width, highlight=False, emoji=False)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table without cutting a `no_wrap` cell: on a terminal too narrow for them, its lines run on."""
+    from rich.measure import Measurement
+
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def one_line(text: str, limit: int | None = None) -> str:

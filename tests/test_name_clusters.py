@@ -64,6 +64,13 @@ def printed(names: dict, root: ClusterNode, width: int = 100, *, colour: bool = 
     return out.getvalue()
 
 
+def test_no_terminal_is_too_narrow_for_ids_and_numbers(session):
+    names, root = session.load(NAMES).json("names.json"), load_tree(session.load(CLUSTERS))
+    narrow = printed(names, root, width=20).splitlines()[1:]
+    for line, row in zip(narrow, tree_rows(names, root), strict=True):
+        assert {row.cluster_id, f"{row.size:,}", f"{row.share:.1%}"} <= set(line.split())
+
+
 # --- names ---------------------------------------------------------------------------------------------------
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.cli import guarded, human_bytes
+from common.cli import guarded, human_bytes, print_json
 from common.errors import MissingArtifact, UserError
 from tests.toy_project import CONFIG, NUMBERS, SUMS, Project, toy_project, wait_for
 
@@ -120,6 +123,12 @@ def test_plan_says_cached_or_missing_upstream_first_and_computes_nothing(shared)
     assert sorted(path for path in shared.data.rglob("*")) == before
 
 
+def test_plan_with_fresh_says_what_would_be_computed_again(shared):
+    steps = shared.outcomes(SUMS, CONFIG, "--plan", "--fresh")
+    assert [step["note"] for step in steps] == ["", "--fresh computes it again"]
+    assert [step["note"] for step in shared.outcomes(SUMS, CONFIG, "sums.factor=3", "--plan", "--fresh")] == ["", ""]
+
+
 def test_fresh_computes_again(shared):
     command = (NUMBERS, CONFIG, "numbers.seed=104")
     assert [shared.outcomes(*command)[0]["status"] for _ in range(2)] == ["computed", "cached"]
@@ -132,6 +141,38 @@ def test_json_is_all_of_stdout(shared):
     assert printed["result"]["sum"] == pytest.approx(14.447043, abs=1e-6)
     assert printed["steps"][0]["status"] == "cached"
     assert set(printed["steps"][0]) >= {"stage", "key", "status", "rows", "seconds", "bytes", "folder", "note"}
+
+
+def test_what_a_config_prints_stays_out_of_the_json(shared):
+    (shared.folder / "chatty.py").write_text(f"print('hello')\n{(shared.folder / CONFIG).read_text()}")
+    done = shared.run(SUMS, "chatty.py", "--json")
+    assert json.loads(done.stdout)["steps"][0]["stage"] == "sums"
+    assert done.stderr == "hello\n"
+
+
+def test_one_section_is_no_config(shared):
+    (shared.folder / "section.py").write_text("from config import SearchConfig\nconfig = SearchConfig()\n")
+    done = shared.run(SUMS, "section.py")
+    assert done.returncode == 2
+    assert "section.py: `config` is a SearchConfig, one section" in one_line_error(done)
+
+
+@pytest.mark.parametrize("columns", ["0", "20", "60"])
+def test_no_width_cuts_keys_and_numbers(shared, columns):
+    printed = replace(shared, environment={"COLUMNS": columns}).run(SUMS, CONFIG).stdout
+    assert printed.splitlines()[1].split() == ["step", "key", "status", "rows", "seconds", "size"]
+    assert shared.outcomes(SUMS, CONFIG)[0]["key"] in printed.splitlines()[2].split()
+
+
+def test_a_stdout_without_the_characters_gets_them_escaped():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with redirect_stdout(out):
+        assert guarded(lambda: print("├─ 你好") or 0, debug=False) == 0
+        print_json({"text": "你好 😀"})
+    out.seek(0)
+    line, text = out.read().split("\n", 1)
+    assert line == r"\u251c\u2500 \u4f60\u597d"
+    assert json.loads(text) == {"text": "你好 😀"}
 
 
 def test_settings_lists_every_setting(shared):

@@ -82,12 +82,14 @@ def list_files(reader: FilesReader) -> list[SourceFile]:
         for file in _matches(pattern, reader.format):
             if file.path.resolve() in found:
                 continue
-            if file.name in by_name:
+            # Names that are not UTF-8 are written with U+FFFD, and may become the same.
+            name = without_surrogates(file.name)
+            if name in by_name:
                 raise UserError(
-                    f"{by_name[file.name].path} and {file.path} would share the id '{file.name}'; "
+                    f"{by_name[name].path} and {file.path} would share the id '{name}'; rename one, or "
                     "give one folder or glob above both"
                 )
-            found[file.path.resolve()] = by_name[file.name] = file
+            found[file.path.resolve()] = by_name[name] = file
     return list(found.values())
 
 

@@ -531,7 +531,12 @@ class ModelFiles:
     @cached_property
     def _first_module(self) -> Mapping[str, str]:
         modules = self.json("modules.json")
-        return modules[0] if modules else {"type": "", "path": ""}
+        if not modules:
+            return {"type": "", "path": ""}
+        first = modules[0] if isinstance(modules, list) else None
+        if not isinstance(first, dict) or not {"type", "path"} <= first.keys():
+            raise UserError(f"model '{self.model}': modules.json names no module; fetch the model again")
+        return first
 
     @cached_property
     def is_static(self) -> bool:

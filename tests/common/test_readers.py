@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,16 @@ def test_two_files_of_one_name_are_an_error_naming_both(tmp_path):
     assert str(one) in str(raised.value)
     assert str(two) in str(raised.value)
     assert len(rows_of(tmp_path)) == 2
+
+
+def test_names_that_are_not_utf8_never_share_an_id(tmp_path):
+    try:
+        for name in (b"a\xff.txt", b"a\xfe.txt"):
+            (tmp_path / os.fsdecode(name)).write_text("text")
+    except OSError:
+        pytest.skip("this file system has only UTF-8 names")
+    with pytest.raises(UserError, match=r"would share the id 'a\ufffd.txt'; rename one"):
+        rows_of(tmp_path)
 
 
 def test_a_name_with_brackets_is_a_name_before_it_is_a_glob(tmp_path):

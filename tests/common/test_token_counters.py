@@ -383,3 +383,10 @@ def test_counting_loads_neither_torch_nor_transformers(tmp_path):
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("content", ["[{}]", "[1]", '{"type": "x"}'])
+def test_modules_that_name_no_module_are_an_error_of_the_model(tmp_path, content):
+    (tmp_path / "modules.json").write_text(content)
+    with pytest.raises(UserError, match=r"modules\.json names no module; fetch the model again"):
+        ModelFiles(str(tmp_path), "main").tokenizer()

@@ -220,7 +220,8 @@ def verify_artifacts(inventory: Inventory, args: Namespace) -> int:
     damages: list[Damage] = []
     for entry in progress.track(entries, label="verify"):
         damages += verify(inventory, entry)
-    damages = list(dict.fromkeys(damages))
+    # What several artifacts miss is one damage.
+    damages = list({(item.path, item.problem): item for item in reversed(damages)}.values())[::-1]
     leftovers = [item for item in inventory.leftovers() if item.kind != "lock"]
     if args.json:
         listed = [{**asdict(item), "path": str(item.path)} for item in leftovers]

@@ -93,6 +93,8 @@ def _run(
     if not hasattr(config, "data_dir"):
         kind = type(config).__name__
         raise ConfigError(f"{args.config}: `config` is a {kind}, one section; a script needs the whole: Config(...)")
+    if not config.data_dir.strip():
+        raise ConfigError("data_dir: must name a folder, not be empty")
     session = Session(config, args.config, tuple(args.overrides), fresh=args.fresh)
     if args.settings:
         return _print_settings(config, as_json=args.json)

@@ -195,7 +195,7 @@ class Inventory:
                 known = command_of({**other.manifest, "script": scripts[entry.stage]}, "--fresh")
                 if known:
                     return known
-        return entry.repair or f"rm -r {shlex.quote(str(entry.folder))}  # then run the command that made it again"
+        return entry.repair or f"rm -r {shlex.quote(str(entry.folder))}  # then {NO_COMMAND}"
 
 
 def read_entry(folder: Path) -> Entry:
@@ -295,17 +295,19 @@ def _wrong_file(entry: Entry, name: str) -> list[str]:
         return [f"cannot be read ({error.strerror})"]
 
 
+MISSING_INPUT = "missing, though others here were made from it"
+NO_COMMAND = "run the command that made it again"
+
+
 def _missing_inputs(inventory: Inventory, entry: Entry) -> list[Damage]:
     """An input that is gone: the artifact can be read, but not made again from what is here."""
     out = []
+    scripts = entry.manifest.get("upstream_scripts", {})
     for stage, key in entry.upstream.items():
         if (stage, key) not in inventory.entries:
-            script = next(
-                (item.manifest.get("script") for item in inventory.entries.values() if item.stage == stage), None
-            )
-            command = command_of({**entry.manifest, "script": script or entry.manifest.get("script")})
+            command = command_of({**entry.manifest, "script": scripts.get(stage)})
             path = inventory.root / stage / key
-            out.append(Damage(stage, key, str(path), f"missing, though {entry.stage} was made from it", command or ""))
+            out.append(Damage(stage, key, str(path), MISSING_INPUT, command or NO_COMMAND))
     return out
 
 

@@ -194,6 +194,7 @@ class Session:
             "resumed_files": resumed,
             "created": now(),
             "upstream": [item.name for item in stage.inputs],
+            "upstream_scripts": {item.name: item.script for item in stage.inputs},
             "script": stage.script,
             "config_path": self.config_path,
             "overrides": list(self.overrides),

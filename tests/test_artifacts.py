@@ -278,6 +278,16 @@ def test_verify_reports_a_lost_input_with_the_command_that_makes_it(call, data):
     assert damage["repair"] == "uv run tests/toy/make_numbers.py tests/toy/toy_config.py name=three numbers.seed=8"
 
 
+def test_verify_names_a_lost_input_once_and_its_own_script(call, data):
+    for folder in (data / "numbers").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    found = call("verify", "--json")[1]["damaged"]
+    # Of two runs that share their numbers, one is told; the third has its own.
+    assert len({damage["key"] for damage in found}) == len(found) == 2
+    assert {damage["repair"].split()[2] for damage in found} == {NUMBERS.script}
+
+
 def test_verify_reports_what_a_stopped_run_left(call, data):
     (data / "numbers" / f"{'a' * 16}.part").mkdir()
     code, found = call("verify", "--json")

@@ -56,6 +56,7 @@ def test_0_and_the_closing_table(shared):
         ([CONFIG, "numbers.shards=-2"], "at least 0"),
         (["nowhere.py"], "no such config file"),
         ([CONFIG, "notanoverride"], "section.field=value"),
+        ([CONFIG, "data_dir="], "data_dir: must name a folder"),
     ],
 )
 def test_2_for_a_wrong_config(shared, arguments, words):

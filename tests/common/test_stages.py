@@ -117,6 +117,7 @@ def test_the_manifest_says_how_it_was_made(config):
     assert manifest["settings"] == {"factor": 1.0}
     assert manifest["inputs"] == {"numbers": session.key(NUMBERS)}
     assert manifest["upstream"] == ["numbers"]
+    assert manifest["upstream_scripts"] == {"numbers": NUMBERS.script}
     assert manifest["config"]["numbers"]["shards"] == 3
     assert manifest["config"]["data_dir"] == config.data_dir
     assert (manifest["script"], manifest["config_path"]) == ("tests/toy/add_up.py", "x.py")

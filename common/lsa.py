@@ -123,7 +123,8 @@ def fit_lsa(texts: Iterable[str], *, dimensions: int, max_features: int, seed: i
     wanted = min(dimensions, *matrix.shape)
     # Float64 and one BLAS thread: the small dense steps are cheap, and sums split over threads differ in their last
     # bits, which the power iterations amplify. The sparse products run on one thread in any case.
-    with threadpool_limits(limits=1):
+    # Texts that are all alike have no variance to explain: scikit-learn divides by it, for a figure not used here.
+    with threadpool_limits(limits=1), np.errstate(divide="ignore", invalid="ignore"):
         svd = TruncatedSVD(n_components=wanted, algorithm="randomized", n_iter=5, random_state=seed).fit(matrix)
     spanned = svd.singular_values_ > SMALLEST_SINGULAR_VALUE * svd.singular_values_[0]
     return LsaModel(terms, idf, np.ascontiguousarray(svd.components_[spanned].T, dtype=np.float32))

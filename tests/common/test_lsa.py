@@ -94,3 +94,10 @@ heavy = {"sklearn", "torch", "transformers", "pyarrow"} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("copies", [1, 7])
+def test_one_text_is_fitted_without_a_word_to_the_user(copies, recwarn):
+    model = fit_lsa(["the same sparse matrix"] * copies, dimensions=20, max_features=100, seed=7)
+    assert model.project(["sparse"]).any()
+    assert [str(warning.message) for warning in recwarn] == []

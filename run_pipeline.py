@@ -26,6 +26,7 @@ def present(session: Session, args: Namespace) -> object:
     report = session.load(REPORT).path("report.html")
     if not args.json:
         print_neighbours(session)
+        print()
         print_named_tree(session)
         print(f"\nreport: {report}\n")
     return {"report": str(report)}

@@ -5,7 +5,7 @@ Reads: the installed packages, as the quickstart does. Writes: a temporary data 
     uv run benchmarks/startup.py
     uv run benchmarks/startup.py --without-first --json
 
-Four measurements of the quickstart, all in processes of their own: `first` also has no compiled bytecode and no
+The quickstart runs in three states, each time in a process of its own: `first` has no compiled bytecode and no
 compiled numba code, as after an installation; `cold` has those, but a fresh data folder; `warm` is the same command
 again, where all rows must be cached, the best of three. `--help` is the best of three too. CPU-seconds and memory are
 those of the process and its children.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.dedup import sample_ranks
-from common.recursion import EXACT_NEIGHBOURS_ROWS, nearest_neighbours, one_thread
+from common.recursion import one_thread, umap_points
 from common.shapes import check_shape
 
 if TYPE_CHECKING:
@@ -43,7 +42,9 @@ def plane(vectors: Float[np.ndarray, "n d"], n_neighbors: int, min_dist: float, 
     with one_thread():
         if n <= PCA_ROWS or rows.shape[1] < 2 or (rows == rows[0]).all():
             return Plane(principal_plane(rows), "pca")
-        return Plane(_umap_plane(rows, min(n_neighbors, n - 1), min_dist, seed), "umap")
+        near = min(n_neighbors, n - 1)
+        points = umap_points(rows, "cosine", n_neighbors=near, n_components=2, min_dist=min_dist, seed=seed)
+        return Plane(np.asarray(points, dtype=np.float32), "umap")
 
 
 def principal_plane(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
@@ -56,31 +57,6 @@ def principal_plane(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
         signs = np.where(scores[largest, np.arange(scores.shape[1])] < 0, -1, 1)
         points[:, : scores.shape[1]] = scores * signs
     return points
-
-
-def _umap_plane(rows: Float[np.ndarray, "n d"], n_neighbors: int, min_dist: float, seed: int) -> np.ndarray:
-    """UMAP on an exact neighbour graph, which saves the half minute its own search needs to compile itself."""
-    from umap import UMAP
-
-    known = (None, None, None)
-    if len(rows) <= EXACT_NEIGHBOURS_ROWS:
-        near = nearest_neighbours(rows, n_neighbors, "cosine")
-        known = (near.indices, near.distances, None)
-    model = UMAP(
-        n_neighbors=n_neighbors,
-        n_components=2,
-        metric="cosine",
-        min_dist=min_dist,
-        init="pca",
-        random_state=seed,
-        n_jobs=1,
-        precomputed_knn=known,
-        disconnection_distance=np.inf,
-    )
-    with warnings.catch_warnings():
-        # UMAP remarks that it could not project *new* points with a given graph; none are.
-        warnings.simplefilter("ignore")
-        return np.asarray(model.fit_transform(rows), dtype=np.float32)
 
 
 def sample_by_hash(ids: Sequence[str], count: int, seed: int) -> Int[np.ndarray, " chosen"]:

@@ -170,25 +170,39 @@ def split_parameters(n: int, dims: int, depth: int, settings: ClusteringConfig) 
 
 
 def project(vectors: Float[np.ndarray, "n d"], parameters: SplitParameters) -> Float[np.ndarray, "n c"]:
-    """UMAP of the rows, packed tight (`min_dist` 0, as UMAP's documentation advises for clustering).
+    """UMAP of the rows, packed tight (`min_dist` 0, as UMAP's documentation advises for clustering)."""
+    metric: Metric = "cosine" if parameters.metric == "cosine" else "euclidean"
+    size = {"n_neighbors": parameters.n_neighbors, "n_components": parameters.n_components}
+    return np.asarray(umap_points(vectors, metric, min_dist=0.0, seed=parameters.seed, **size), dtype=np.float64)
+
+
+def umap_points(
+    vectors: Float[np.ndarray, "n d"],
+    metric: Metric,
+    *,
+    n_neighbors: int,
+    n_components: int,
+    min_dist: float,
+    seed: int,
+) -> Float[np.ndarray, "n c"]:
+    """Seeded UMAP of the rows.
 
     An exact neighbour graph replaces UMAP's approximate one up to `EXACT_NEIGHBOURS_ROWS`: the search it replaces
     spends half a minute compiling itself in every process, and depends on the number of threads.
     """
     from umap import UMAP
 
-    metric: Metric = "cosine" if parameters.metric == "cosine" else "euclidean"
     known = (None, None, None)
     if len(vectors) <= EXACT_NEIGHBOURS_ROWS:
-        near = nearest_neighbours(vectors, parameters.n_neighbors, metric)
+        near = nearest_neighbours(vectors, n_neighbors, metric)
         known = (near.indices, near.distances, None)
     model = UMAP(
-        n_neighbors=parameters.n_neighbors,
-        n_components=parameters.n_components,
-        metric=parameters.metric,
-        min_dist=0.0,
+        n_neighbors=n_neighbors,
+        n_components=n_components,
+        metric=metric,
+        min_dist=min_dist,
         init="pca",
-        random_state=parameters.seed,
+        random_state=seed,
         n_jobs=1,
         precomputed_knn=known,
         disconnection_distance=np.inf,
@@ -196,7 +210,7 @@ def project(vectors: Float[np.ndarray, "n d"], parameters: SplitParameters) -> F
     with warnings.catch_warnings():
         # UMAP remarks that it could not project *new* points with a given graph; none are.
         warnings.simplefilter("ignore")
-        return np.asarray(model.fit_transform(vectors), dtype=np.float64)
+        return model.fit_transform(vectors)
 
 
 def density_labels(points: Float[np.ndarray, "n c"], parameters: SplitParameters) -> Int[np.ndarray, " n"]:

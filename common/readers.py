@@ -103,7 +103,7 @@ def _matches(pattern: str, wanted: str) -> list[SourceFile]:
     else:
         root = _static_root(path)
         # Path.glob gives `**` another meaning before Python 3.13.
-        found = glob.glob(str(path), recursive=True)  # noqa: PTH207
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207  (see above)
         files = [Path(item) for item in found if Path(item).is_file()]
     if not files:
         raise UserError(f"{pattern}: {_why_nothing(path, wanted)}")

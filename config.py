@@ -256,6 +256,52 @@ class SearchConfig(Section):
     threads: int = runtime(0, ge=0, help="0: every core")
 
 
+# --- generation ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Section):
+    """How the tokens of a completion are drawn."""
+
+    max_tokens: int = setting(512, ge=1, help="longest completion")
+    temperature: float | None = setting(0.0, ge=0.0, help="0: the likeliest token every time; None: not sent")
+    top_p: float = setting(1.0, gt=0.0, le=1.0)
+    top_k: int = setting(0, ge=0, help="0: no limit; an endpoint may not know it")
+    stop: tuple[str, ...] = setting((), help="texts that end a completion and are cut from it")
+    seed: int | None = setting(42, ge=0, help="None: not sent, and drawn anew by a local model")
+    logprobs: bool = setting(False, help="keep each token's log-probability, where the endpoint offers it")
+
+
+@dataclass(frozen=True)
+class GenerationConfig(Section):
+    """Prompts -> completions: by an OpenAI-compatible endpoint, or by a local model."""
+
+    engine: Literal["openai", "transformers", "vllm"] = setting("openai")
+    model: str = setting("gpt-4o-mini", help="the endpoint's name for it; for a local engine a hub id or a folder")
+    revision: str = setting("main", help="local engines; keyed by the commit it resolves to")
+    base_url: str = setting("https://api.openai.com/v1", help="openai: the endpoint, up to and including /v1")
+    format: Literal["chat", "text"] = setting("chat", help="a prompt is a user's message, or raw text to be continued")
+    sampling: SamplingConfig = setting(SamplingConfig())
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = setting(
+        "max_tokens", help="openai: what the endpoint calls it; reasoning models want the second"
+    )
+    extra_body: str = setting("", help="openai: a JSON object merged into every request")
+    dtype: Literal["float32", "float16", "bfloat16", "auto"] = setting("auto", help="local engines")
+    trust_remote_code: bool = setting(False, help="local engines")
+    api_key_variable: str = runtime(
+        "OPENAI_API_KEY", help="openai: the environment variable (or line of .env) that holds the key; empty: no key"
+    )
+    max_concurrency: int = runtime(16, ge=1, help="openai: requests on their way at once")
+    timeout: float = runtime(120.0, gt=0.0, help="openai: seconds for one attempt")
+    max_attempts: int = runtime(6, ge=1, help="openai: of one request, the first included")
+    max_wait: float = runtime(60.0, gt=0.0, help="openai: longest pause in seconds between two attempts")
+    price_input: float | None = runtime(None, ge=0.0, help="of a million prompt tokens")
+    price_output: float | None = runtime(None, ge=0.0, help="of a million completion tokens")
+    max_cost: float | None = runtime(None, ge=0.0, help="of one run; nothing is sent that could exceed it")
+    device: str = runtime("auto", help="transformers: auto, cpu, cuda, cuda:1, mps")
+    batch_tokens: int = runtime(16_384, ge=1, help="transformers: tokens of one batch, padding and completions included")
+
+
 # --- taxonomy ------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +352,7 @@ class Config(Section):
     chunking: ChunkingConfig = setting(ChunkingConfig())
     embedding: EmbeddingConfig = setting(EmbeddingConfig())
     search: SearchConfig = setting(SearchConfig())
+    generation: GenerationConfig = setting(GenerationConfig())
     clustering: ClusteringConfig = setting(ClusteringConfig())
     naming: NamingConfig = setting(NamingConfig())
     report: ReportConfig = setting(ReportConfig())

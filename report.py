@@ -1,8 +1,8 @@
-"""Every artifact of a config -> one standalone HTML page, and the 2-D map on it.
+"""Every artifact of a config -> one standalone HTML page.
 
-Reads   data/documents, chunks, vectors, neighbours, clusters, names
-Writes  data/map/<key>/: map.parquet (chunk_row, x, y), map.json; data/report/<key>/: report.html, one file that
-        works without a network: stage table, map, cluster tree, example searches, what was dropped, warnings
+Reads   data/documents, chunks, vectors, neighbours, clusters, names, map
+Writes  data/report/<key>/: report.html, one file that works without a network: stage table, map, cluster tree,
+        example searches, what was dropped, warnings
 Run     uv run report.py configs/quickstart.py report.map_points=5000
 """
 
@@ -14,65 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_corpus import CLUSTERS, chunk_ids
+from cluster_corpus import CLUSTERS
 from common.cli import run_script
-from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
 from common.store import Artifact
 from config import Config
 from embed_chunks import CHUNKS, VECTORS
+from map_chunks import MAP, placed, take_rows
 from name_clusters import NAMES
 from prepare_data import DOCUMENTS
 from search import ALL_STAGES, NEIGHBOURS
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from jaxtyping import Int
 
     from common.report_page import ClusterView, Dropped, MapPoints, Report, Search, StageRow
 
 EXAMPLES_OF_DROPPED = 3
-
-# --- the map -------------------------------------------------------------------------------------------------
-
-
-def map_settings(config: Config) -> Mapping[str, object]:
-    """What the coordinates depend on: not how the page shows them."""
-    return keyed_settings(config.report, drop=("hover_chars",))
-
-
-def compute_map(job: Job) -> int:
-    """Place a sample of the chunks that have a vector; returns their number."""
-    import numpy as np
-    import pyarrow as pa
-
-    from common.arrays import ShardedArray
-    from common.projection import plane, sample_by_hash
-
-    settings, chunks, vectors = job.config.report, job.inputs["chunks"], job.inputs["vectors"]
-    rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load().reshape(-1)
-    ids = chunk_ids(chunks)
-    chosen = sample_by_hash([ids[row] for row in rows], settings.map_points, settings.seed)
-    sampled = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")]).take(chosen)
-    laid_out = plane(sampled, settings.map_n_neighbors, settings.map_min_dist, settings.seed)
-    columns = {"chunk_row": rows[chosen].astype(np.int64), "x": laid_out.points[:, 0], "y": laid_out.points[:, 1]}
-    job.part.write_table("map.parquet", pa.table({name: pa.array(column) for name, column in columns.items()}))
-    facts = {"method": laid_out.method, "points": len(chosen), "chunks": len(ids)}
-    left_out = {"not_sampled": len(rows) - len(chosen), "without_vector": len(ids) - len(rows)}
-    job.part.write_json("map.json", {**facts, **left_out})
-    return len(chosen)
-
-
-MAP = Stage(
-    name="map",
-    script="report.py",
-    version=1,
-    settings=map_settings,
-    compute=compute_map,
-    inputs=(CHUNKS, VECTORS),
-)
-
 
 # --- what the page shows -------------------------------------------------------------------------------------
 
@@ -118,18 +76,12 @@ def _embedder_name(config: Config) -> str:
 
 def map_points(inputs: Mapping[str, Artifact]) -> MapPoints:
     """The map's points with the cluster and the text of each."""
-    import numpy as np
-
     from common.report_page import MapPoints
 
     table, facts = inputs["map"].table("map.parquet"), inputs["map"].json("map.json")
     rows = table["chunk_row"].to_numpy()
     texts = take_rows(inputs["chunks"], "chunks-*.parquet", ["source", "stage", "text"], rows)
-    assigned = inputs["clusters"].table("assignments.parquet", ["chunk_row", "path", "is_noise"])
-    place = np.searchsorted(assigned["chunk_row"].to_numpy(), rows)
-    assigned = assigned.take(place)
-    if assigned["chunk_row"].to_pylist() != rows.tolist():
-        raise ValueError("map: a point's chunk has no cluster; the map and the clusters stem from different vectors")
+    assigned = placed(inputs["clusters"], rows)
     pairs = zip(texts["source"].to_pylist(), texts["stage"].to_pylist(), strict=True)
     return MapPoints(
         x=table["x"].to_pylist(),
@@ -142,19 +94,6 @@ def map_points(inputs: Mapping[str, Artifact]) -> MapPoints:
         not_sampled=facts["not_sampled"],
         without_vector=facts["without_vector"],
     )
-
-
-def take_rows(artifact: Artifact, pattern: str, columns: list[str], rows: Int[np.ndarray, " n"]) -> pa.Table:
-    """Some rows of a sharded table, one shard in memory at a time; `rows` are global and increasing."""
-    import numpy as np
-    import pyarrow as pa
-
-    picked, first = [], 0
-    for table in artifact.tables(pattern, columns):
-        low, high = np.searchsorted(rows, [first, first + len(table)])
-        picked.append(table.take(pa.array(rows[low:high] - first)))
-        first += len(table)
-    return pa.concat_tables(picked)
 
 
 def cluster_view(node: Mapping[str, Any], names: Mapping[str, Mapping[str, Any]]) -> ClusterView:

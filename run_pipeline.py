@@ -13,9 +13,10 @@ from cluster_corpus import CLUSTERS
 from common.cli import run_script
 from common.stages import Session
 from embed_chunks import CHUNKS, VECTORS
+from map_chunks import MAP
 from name_clusters import NAMES, print_named_tree
 from prepare_data import DOCUMENTS
-from report import MAP, REPORT
+from report import REPORT
 from search import NEIGHBOURS, print_neighbours
 
 STAGES = (DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, REPORT)

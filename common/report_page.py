@@ -546,5 +546,5 @@ def render(report: Report) -> str:
         f"{report.name} · corpus report",
         (header(report), main, footer, data),
         styles=(asset("report.css"),),
-        scripts=(plotly_script(), asset("report.js")),
+        scripts=(plotly_script(), asset("page.js") + asset("report.js")),
     )

@@ -10,7 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from common.cluster_tree import ClusterNode, assignments, to_json, tree_stats
+from common.progress import Progress
+from common.stages import Job, Stage
 from common.store import Artifact, Part, Step, Store
+from config import Config
 
 DOCUMENTS_OF_GROUP = 24
 GROUPS = ("matrices and vectors", "sentences and words", "graphs and edges")
@@ -216,3 +219,12 @@ def publish_all(data_dir: Path) -> dict[str, Artifact]:
     add("clusters", ("chunks", "vectors"), count - 1, lambda part: write_clusters(part, root), preset="spotify")
     add("names", ("chunks", "clusters"), 5, lambda part: write_names(part, root))
     return made
+
+
+def build(folder: Path, stage: Stage, config: Config, inputs: Mapping[str, Artifact]) -> Artifact:
+    """Run one stage on given artifacts, as a session would."""
+
+    def write(part: Part) -> None:
+        stage.compute(Job(config, inputs, part, Progress(False), folder / "cache"))
+
+    return publish(Store(folder), stage.name, inputs, 1, write, dict(stage.settings(config)))

@@ -17,6 +17,7 @@ ORDER = [
     "embed_chunks",
     "search",
     "cluster_corpus",
+    "map_chunks",
     "name_clusters",
     "report",
     "run_pipeline",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,31 +20,22 @@ from common.progress import Progress
 from common.report_page import NOISE, ClusterView, Report, render, script_data, share, size, treemap_data
 from common.stages import Job
 from common.store import Artifact, Part
-from config import Config, EmbeddingConfig, ReportConfig
-from report import MAP, REPORT, compute_map, compute_report, gather, map_settings, report_settings, take_rows
+from config import Config, EmbeddingConfig
+from map_chunks import MAP
+from report import REPORT, compute_report, gather, report_settings
+from tests.browser import Visit, headless_chromium, until
 from tests.report_artifacts import (
     DOCUMENTS_OF_GROUP,
     HOSTILE_NAME,
     HOSTILE_QUERY,
     HOSTILE_TEXT,
-    UNEMBEDDED_ROW,
+    build,
     corpus_texts,
-    publish,
     publish_all,
 )
 
 CONFIG = Config(name='tiny <b>"run"</b>')
 CHUNKS = len(corpus_texts())
-
-
-def build(folder: Path, stage: Any, config: Config, inputs: dict[str, Artifact]) -> Artifact:
-    """Run a stage of this file on given artifacts, as a session would."""
-    from common.store import Store
-
-    def write(part: Part) -> None:
-        stage.compute(Job(config, inputs, part, Progress(False), folder / "cache"))
-
-    return publish(Store(folder), stage.name, inputs, 1, write, dict(stage.settings(config)))
 
 
 @pytest.fixture(scope="module")
@@ -78,60 +67,9 @@ def markup(page_file) -> str:
     return page_file.read_text(encoding="utf-8")
 
 
-# --- the map -------------------------------------------------------------------------------------------------
-
-
-def test_the_map_has_a_point_for_every_chunk_with_a_vector(made):
-    table, facts = made["map"].table("map.parquet"), made["map"].json("map.json")
-    expected = [row for row in range(CHUNKS) if row != UNEMBEDDED_ROW]
-    assert table["chunk_row"].to_pylist() == expected
-    assert [str(kind) for kind in table.schema.types] == ["int64", "float", "float"]
-    assert facts == {
-        "method": "umap",
-        "points": CHUNKS - 1,
-        "chunks": CHUNKS,
-        "not_sampled": 0,
-        "without_vector": 1,
-    }
-
-
-def test_groups_of_chunks_lie_together(made):
-    table = made["map"].table("map.parquet")
-    points = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
-    groups = table["chunk_row"].to_numpy() // DOCUMENTS_OF_GROUP
-    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
-    np.fill_diagonal(distances, np.inf)
-    assert (groups[distances.argmin(axis=1)] == groups).all()
-
-
-def test_a_large_corpus_is_sampled_and_the_rest_counted(tmp_path, upstream):
-    config = replace(CONFIG, report=ReportConfig(map_points=10))
-    made = build(tmp_path, MAP, config, {name: upstream[name] for name in ("chunks", "vectors")})
-    facts = made.json("map.json")
-    assert (facts["points"], facts["not_sampled"], facts["without_vector"]) == (10, CHUNKS - 11, 1)
-    rows = made.table("map.parquet")["chunk_row"].to_numpy()
-    assert (np.diff(rows) > 0).all()
-    assert UNEMBEDDED_ROW not in rows
-    shown = gather(config, {**upstream, "map": made})
-    texts = corpus_texts()
-    assert list(shown.points.text) == [texts[row] for row in rows]
-    assert f"Not drawn: {CHUNKS - 11} chunks left out by sampling and 1 chunk that got no vector." in render(shown)
-
-
-def test_the_map_does_not_depend_on_what_the_page_shows():
-    other = replace(CONFIG, name="other", report=replace(CONFIG.report, hover_chars=50))
-    assert map_settings(other) == map_settings(CONFIG)
-    assert report_settings(other) != report_settings(CONFIG)
-    moved = replace(CONFIG, report=replace(CONFIG.report, map_min_dist=0.5))
-    assert map_settings(moved) != map_settings(CONFIG)
-
-
-def test_rows_are_taken_across_shards(upstream):
-    rows = np.array([0, 1, CHUNKS // 2 - 1, CHUNKS // 2, CHUNKS - 1])
-    taken = take_rows(upstream["chunks"], "chunks-*.parquet", ["text"], rows)
-    texts = corpus_texts()
-    assert taken["text"].to_pylist() == [texts[row] for row in rows]
-    assert len(take_rows(upstream["chunks"], "chunks-*.parquet", ["text"], rows[:0])) == 0
+def test_the_page_depends_on_the_name_and_on_what_a_point_tells():
+    for other in (replace(CONFIG, name="other"), replace(CONFIG, report=replace(CONFIG.report, hover_chars=50))):
+        assert report_settings(other) != report_settings(CONFIG)
 
 
 # --- what is gathered ----------------------------------------------------------------------------------------
@@ -298,12 +236,13 @@ def test_the_data_block_is_the_data(parsed, shown):
 
 def test_the_page_loads_nothing(parsed, markup):
     without_code = markup
-    for code in (plotly_script(), asset("report.js"), asset("report.css"), asset("page.css")):
+    for code in (plotly_script(), asset("page.js"), asset("report.js"), asset("report.css"), asset("page.css")):
         assert code in markup
         without_code = without_code.replace(code, "")
     assert not re.search(r"https?://|url\(|@import|<link|\bsrc=[\"']http", without_code)
-    assert "http://www.w3.org/2000/svg" in asset("report.js")
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import|fetch\(|XMLHttp", asset("report.js"))
+    ours = asset("page.js") + asset("report.js")
+    assert "http://www.w3.org/2000/svg" in ours
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import|fetch\(|XMLHttp", ours)
     assert not re.search(r"https?://|url\(|@import", asset("report.css") + asset("page.css"))
     links = [attributes["href"] for name, attributes in parsed.elements if name == "a"]
     targets = {attributes.get("id") for _, attributes in parsed.elements}
@@ -323,10 +262,6 @@ def test_the_same_artifacts_give_the_same_bytes(page_file, upstream, tmp_path):
         part = Part(tmp_path / name)
         assert compute_report(Job(CONFIG, upstream, part, Progress(False), tmp_path)) == CHUNKS - 1
         assert (tmp_path / name / "report.html").read_bytes() == page_file.read_bytes()
-    vectors = {name: upstream[name] for name in ("chunks", "vectors")}
-    again = Part(tmp_path / "map")
-    compute_map(Job(CONFIG, vectors, again, Progress(False), tmp_path))
-    assert again.read_table("map.parquet").equals(upstream["map"].table("map.parquet"))
 
 
 def test_five_thousand_points_weigh_less_than_8_mb(shown):
@@ -386,7 +321,7 @@ def oklab(linear: np.ndarray) -> np.ndarray:
 
 
 def palettes() -> dict[str, list[str]]:
-    found = re.findall(r'(light|dark): \[((?:"#[0-9a-f]{6}",? ?){8})\]', asset("report.js"))
+    found = re.findall(r'(light|dark): \[((?:"#[0-9a-f]{6}",? ?){8})\]', asset("page.js"))
     return {theme: re.findall(r"#[0-9a-f]{6}", colours) for theme, colours in found}
 
 
@@ -408,38 +343,10 @@ def test_colours_stay_apart_for_every_eye_and_from_the_page(theme, vision):
 
 # --- a real browser ------------------------------------------------------------------------------------------
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium; the tests that need it are skipped where none is installed."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium is installed: the page cannot be opened")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield running
-        running.close()
-
-
-class Visit:
-    """An opened page and everything it logged or asked for."""
-
-    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.logged: list[str] = []
-        self.requested: list[str] = []
-        self.page.on("console", lambda message: self.logged.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.logged.append(f"pageerror: {error}"))
-        self.page.on("request", lambda request: self.requested.append(request.url))
-        self.page.goto(file.as_uri())
-        self.page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+    yield from headless_chromium()
 
 
 @pytest.fixture(scope="module")
@@ -457,14 +364,6 @@ def page(opened) -> Iterator[Any]:
         opened.page.click("#clear")
     if opened.page.is_visible("#show-all"):
         opened.page.click("#show-all")
-
-
-def until(page: Any, expression: str) -> None:
-    """Wait until a JavaScript expression holds. Playwright's own waiting needs eval, which the policy forbids."""
-    deadline = time.monotonic() + 20
-    while not page.evaluate(expression):
-        assert time.monotonic() < deadline, f"never came true: {expression}"
-        page.wait_for_timeout(20)
 
 
 def traces(page: Any) -> dict[str, dict[str, Any]]:

@@ -1,40 +1,15 @@
-/* Draws the map and the treemap of a report. Corpus text reaches the page only through textContent, or through
-   `plain`, which keeps Plotly from reading it as its pseudo-HTML. */
-"use strict";
+/* Draws the map and the treemap of a report. */
 (() => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const points = data.points, total = points.x.length;
   const NOISE = data.groups.length; // noise is drawn as one more group, under the others
 
-  // Eight colours a theme, chosen so that the nearest two stay apart in normal, protan and deutan vision (OKLab
-  // distance at least 0.16, tests/test_report.py); from the ninth group on the marker's shape tells them apart.
-  const COLOURS = {
-    light: ["#413fd2", "#f25e07", "#01a58c", "#591d08", "#7e87fd", "#046e84", "#ab361c", "#052e69"],
-    dark: ["#82a7fe", "#fa8f16", "#19cba6", "#df433b", "#ffe72c", "#0b919a", "#915af3", "#69faff"],
-  };
-  const SHAPES = ["circle", "diamond", "triangle-up", "square", "cross", "star"];
-  const OUTLINES = {
-    circle: "M8 2a6 6 0 1 0 .01 0z", diamond: "M8 1l6 7-6 7-6-7z", "triangle-up": "M8 2l7 12H1z", square: "M3 3h10v10H3z",
-    cross: "M6 1h4v5h5v4h-5v5H6v-5H1V6h5z", star: "M8 1l2 5 5 .4-4 3.300 1.300 5.300L8 12l-4.300 3 1.300-5.300-4-3.300L6 6z",
-  };
-  const darkQuery = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => darkQuery.matches && !document.documentElement.classList.contains("printing");
-  const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const { COLOURS, SHAPES, CONFIG, touch, darkQuery, isDark, token, plain, clip, number, font, mix,
+    inLines, markOf, median, coloursApart } = Page;
   const groupColour = (group) =>
     group < 0 || group === NOISE ? token("--noise") : COLOURS[isDark() ? "dark" : "light"][colourOf[group]];
   const groupShape = (group) => (group === NOISE ? "circle" : SHAPES[Math.floor(group / 8) % SHAPES.length]);
-  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const clip = (text, limit) => (text.length > limit ? [...text].slice(0, limit - 1).join("").trimEnd() + "…" : text);
-  const number = (value) => value.toLocaleString("en-GB");
-  const font = () => ({ family: token("--sans"), color: token("--ink"), size: 12 });
-  // A finger scrolls the page and taps points; Plotly takes one tap for a double click, which would undo a zoom.
-  const touch = matchMedia("(pointer: coarse)").matches;
-  // Plotly's default bar has a button that uploads the chart; the page names the buttons it wants instead.
-  const CONFIG = {
-    displaylogo: false, responsive: true, plotlyServerURL: "", doubleClick: touch ? false : "reset+autosize",
-    modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
-  };
 
   /* --- the map ---------------------------------------------------------------------------------------------- */
 
@@ -61,22 +36,11 @@
     };
   }
 
-  const median = (values) => values.slice().sort((a, b) => a - b)[Math.floor(values.length / 2)];
   const centres = data.groups.map((_, group) => members[group].length && {
     x: median(members[group].map((index) => points.x[index])), y: median(members[group].map((index) => points.y[index])),
   });
 
-  // Which colour each group gets. Every eight groups use each colour once; groups of one colour, which differ only
-  // by shape, are kept far apart on the map.
-  const colourOf = [];
-  data.groups.forEach((_, group) => {
-    const round = group - (group % 8), here = centres[group];
-    const used = new Set(colourOf.slice(round));
-    const nearest = (colour) => Math.min(...colourOf.map((other, index) =>
-      other === colour && here && centres[index] ? Math.hypot(here.x - centres[index].x, here.y - centres[index].y) : Infinity));
-    const free = COLOURS.light.map((_, colour) => colour).filter((colour) => !used.has(colour));
-    colourOf.push(free.reduce((best, colour) => (nearest(colour) > nearest(best) ? colour : best)));
-  });
+  const colourOf = coloursApart(centres);
 
   // Names on the map, widest group first; one that would cover another is left to the legend.
   function labels(plot) {
@@ -143,11 +107,7 @@
     const buttons = entries.map((group) => {
       const button = document.createElement("button");
       button.type = "button"; button.dataset.group = group;
-      const mark = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-      mark.setAttribute("viewBox", "0 0 16 16"); mark.setAttribute("aria-hidden", "true");
-      const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      shape.setAttribute("d", OUTLINES[groupShape(group)]);
-      mark.append(shape);
+      const mark = markOf(groupShape(group));
       const label = Object.assign(document.createElement("span"), { className: "label", textContent: groupName(group), dir: "auto" });
       const count = Object.assign(document.createElement("span"), { className: "count", textContent: number(members[group].length) });
       button.append(mark, label, count);
@@ -216,12 +176,6 @@
 
   /* --- the treemap ------------------------------------------------------------------------------------------ */
 
-  const mix = (colour, back, part) => {
-    const parse = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-    const [a, b] = [parse(colour), parse(back)];
-    return `rgb(${a.map((value, channel) => Math.round(value * part + b[channel] * (1 - part))).join(",")})`;
-  };
-
   function tileColour(tile) {
     if (!tile.parent) return token("--card");
     if (tile.noise || tile.group < 0) return mix(token("--noise"), token("--card"), 0.35);
@@ -236,15 +190,6 @@
     const widest = byId("treemap").clientWidth < 600 ? 15 : 34;
     return data.tree.map((tile) =>
       tile.id === level || headings.has(tile.id) ? plain(clip(tile.name, tile.id === level ? 60 : widest)) : inLines(tile.name));
-  }
-
-  function inLines(name) {
-    const lines = [""];
-    for (const word of clip(name, 60).split(" ")) {
-      if (lines.at(-1) && lines.at(-1).length + word.length > 13) lines.push("");
-      lines.push(`${lines.pop()} ${word}`.trim());
-    }
-    return lines.map(plain).join("<br>");
   }
 
   // Plotly shrinks a name until it fits its tile; one too small to read is hidden (hovering still tells it).

@@ -299,7 +299,7 @@ class GenerationConfig(Section):
     price_output: float | None = runtime(None, ge=0.0, help="of a million completion tokens")
     max_cost: float | None = runtime(None, ge=0.0, help="of one run; nothing is sent that could exceed it")
     device: str = runtime("auto", help="transformers: auto, cpu, cuda, cuda:1, mps")
-    batch_tokens: int = runtime(16_384, ge=1, help="transformers: tokens of one batch, padding and completions included")
+    batch_tokens: int = runtime(16_384, ge=1, help="transformers: tokens of a batch, padding and completions included")
 
 
 # --- taxonomy ------------------------------------------------------------------------------------------------

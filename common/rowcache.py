@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from common.console import stderr
+
+Result = TypeVar("Result")
+_CHECKSUM_BYTES = 8
 
 # SQLite's own default limit on the variables of one statement was 999 for years; stay under it.
 _BATCH = 900
@@ -48,6 +55,13 @@ class RowCache:
             connection.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?)", rows.items())
             connection.execute("COMMIT")
 
+    def remove_many(self, keys: Sequence[bytes]) -> None:
+        """Delete rows, in one transaction."""
+        with closing(self._connect()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("DELETE FROM rows WHERE key = ?", [(key,) for key in keys])
+            connection.execute("COMMIT")
+
     def __len__(self) -> int:
         if not self.path.exists():
             return 0
@@ -60,3 +74,56 @@ def batches(items: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+# --- rows that are checked, in a cache that may fail ---------------------------------------------------------
+
+
+def _checksum(key: bytes, payload: bytes) -> bytes:
+    return hashlib.blake2b(key + payload, digest_size=_CHECKSUM_BYTES).digest()
+
+
+class CheckedCache:
+    """A row cache whose rows carry a checksum, so that a damaged one is computed again instead of being believed.
+
+    A cache that fails is reported once on stderr and not used again by this object.
+
+    Args:
+        path: the SQLite file; None for a cache that is always empty.
+    """
+
+    what: ClassVar[str] = "cache"
+    remedy: ClassVar[str] = "are computed again"
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._failed = False
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Payloads of the rows that are there and whole."""
+        found = self._guarded(lambda rows: rows.get_many(keys)) or {}
+        cut = -_CHECKSUM_BYTES
+        whole = {key: value[:cut] for key, value in found.items() if value[cut:] == _checksum(key, value[:cut])}
+        if len(whole) < len(found):
+            self._note(f"{len(found) - len(whole)} damaged rows {self.remedy}")
+            # A key that is there keeps its value: a damaged one would be computed again by every run.
+            self._guarded(lambda rows: rows.remove_many([key for key in found if key not in whole]))
+        return whole
+
+    def put(self, payloads: Mapping[bytes, bytes]) -> None:
+        """Write rows in one transaction."""
+        rows = {key: payload + _checksum(key, payload) for key, payload in payloads.items()}
+        self._guarded(lambda cache: cache.put_many(rows))
+
+    def _guarded(self, action: Callable[[RowCache], Result]) -> Result | None:
+        if self.path is None or self._failed:
+            return None
+        try:
+            return action(RowCache(self.path))
+        except (sqlite3.Error, OSError) as error:
+            self._failed = True
+            self._note(f"not used in this run ({error}); delete it if this stays")
+            return None
+
+    def _note(self, message: str) -> None:
+        stderr().print(f"{self.what} {self.path}: {message}", markup=False, soft_wrap=True)

@@ -7,24 +7,19 @@ text was truncated, and a checksum, so that a damaged row is embedded again inst
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from common.console import stderr
-from common.rowcache import RowCache
+from common.rowcache import CheckedCache
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32
 
-Result = TypeVar("Result")
 # Texts embedded between two writes to the cache: what a kill can cost, and what is sorted by length together.
 SLICE_TEXTS = 4096
-_CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -61,47 +56,11 @@ def text_key(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _checksum(key: bytes, payload: bytes) -> bytes:
-    return hashlib.blake2b(key + payload, digest_size=_CHECKSUM_BYTES).digest()
+class VectorCache(CheckedCache):
+    """Cached rows of one embedder: a vector, and whether its text was cut short."""
 
-
-@dataclass
-class VectorCache:
-    """Cached rows of one embedder. A cache that fails is reported once on stderr and not used again in this run.
-
-    Args:
-        path: the SQLite file; None for a cache that is always empty.
-    """
-
-    path: Path | None
-    _failed: bool = field(default=False, init=False)
-
-    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Payloads of the rows that are there and whole."""
-        found = self._guarded(lambda rows: rows.get_many(keys)) or {}
-        cut = -_CHECKSUM_BYTES
-        whole = {key: value[:cut] for key, value in found.items() if value[cut:] == _checksum(key, value[:cut])}
-        if len(whole) < len(found):
-            self._note(f"{len(found) - len(whole)} damaged rows are embedded again")
-        return whole
-
-    def put(self, payloads: Mapping[bytes, bytes]) -> None:
-        """Write rows in one transaction."""
-        rows = {key: payload + _checksum(key, payload) for key, payload in payloads.items()}
-        self._guarded(lambda cache: cache.put_many(rows))
-
-    def _guarded(self, action: Callable[[RowCache], Result]) -> Result | None:
-        if self.path is None or self._failed:
-            return None
-        try:
-            return action(RowCache(self.path))
-        except (sqlite3.Error, OSError) as error:
-            self._failed = True
-            self._note(f"not used in this run ({error}); delete it if this stays")
-            return None
-
-    def _note(self, message: str) -> None:
-        stderr().print(f"vector cache {self.path}: {message}", markup=False, soft_wrap=True)
+    what = "vector cache"
+    remedy = "are embedded again"
 
 
 def encode_cached(

@@ -1,0 +1,330 @@
+"""Calls -> answers over HTTP: any OpenAI-compatible endpoint (OpenAI, OpenRouter, a vLLM or transformers server).
+
+A bounded number of calls is on its way at once. An attempt that may pass (429, 5xx, a timeout, a lost connection, a
+reply that is cut or no JSON) is repeated with exponential back-off and jitter, and after what `Retry-After` says; while
+a server asks to wait, nobody sends. What concerns every call (a wrong key, an unknown model, no credit, `max_cost`)
+ends the run: the remaining calls are failures that were not sent.
+
+The key comes from the environment, or from `.env`; it is put into one header and nowhere else, and removed from
+whatever a server says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from common.errors import ConfigError
+from common.generation import Budget, Call, Deliver, OnText, price_of
+from common.openai_wire import (
+    CallError,
+    StreamedReply,
+    answer_of,
+    error_of_status,
+    parsed,
+    path_of,
+    payload_of,
+)
+from common.rollouts import Answer, Failure
+from config import GenerationConfig
+
+if TYPE_CHECKING:
+    import httpx
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_FIRST_WAIT = 0.5
+
+
+class OpenAIEngine:
+    """An OpenAI-compatible endpoint.
+
+    Raises:
+        ConfigError: the URL is none, or holds a secret; `extra_body` is no JSON object.
+    """
+
+    def __init__(self, settings: GenerationConfig) -> None:
+        self.settings = settings
+        self.url = checked_url(settings.base_url)
+        checked_extra_body(settings.extra_body)
+
+    @property
+    def identity(self) -> Mapping[str, object]:
+        """Endpoint and model: one name may stand for different models at different endpoints."""
+        own = {"extra_body": json.loads(self.settings.extra_body)} if self.settings.extra_body else {}
+        return {"engine": "openai", "endpoint": self.url, "model": self.settings.model, **own}
+
+    async def answer_all(
+        self, calls: Sequence[Call], budget: Budget, deliver: Deliver, on_text: OnText | None = None
+    ) -> None:
+        """Answer every call, at most `max_concurrency` at once.
+
+        Raises:
+            ConfigError: there is no key.
+        """
+        key = api_key(self.settings, self.url)
+        waiting = iter(calls)
+        async with _client(self.url, key, self.settings) as client:
+            line = _Line(client, self.settings, budget, key, on_text)
+
+            async def work() -> None:
+                for call in waiting:
+                    deliver(call, await line.outcome(call))
+
+            workers = [asyncio.create_task(work()) for _ in range(min(self.settings.max_concurrency, len(calls)))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+
+def checked_url(base_url: str) -> str:
+    """The base URL without a closing slash.
+
+    Raises:
+        ConfigError: it is no http(s) URL, or holds a user, a password or a query, where keys are put.
+    """
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"generation.base_url: '{base_url}' is no URL such as http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(
+            "generation.base_url must hold no user, password or query: it is recorded; "
+            "put the key into the variable that generation.api_key_variable names"
+        )
+    return base_url.rstrip("/")
+
+
+def checked_extra_body(text: str) -> None:
+    """
+    Raises:
+        ConfigError: it is no JSON object.
+    """
+    try:
+        good = isinstance(json.loads(text or "{}"), dict)
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(f"generation.extra_body: {text!r} is no JSON object")
+
+
+def api_key(settings: GenerationConfig, url: str) -> str:
+    """The key that the settings name, from the environment, else from the nearest `.env` above the working directory.
+
+    Raises:
+        ConfigError: it is not set, and the endpoint is not on this machine.
+    """
+    from dotenv import dotenv_values, find_dotenv
+
+    name = settings.api_key_variable
+    if not name:
+        return ""
+    key = (os.environ.get(name) or dotenv_values(find_dotenv(usecwd=True)).get(name) or "").strip()
+    if not key and urlsplit(url).hostname not in LOOPBACK:
+        raise ConfigError(
+            f"{name} is not set; export it or write it into .env (generation.api_key_variable= says {url} needs none)"
+        )
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(f"{name} holds characters that no key has; check how it was copied")
+    return key
+
+
+def _client(url: str, key: str, settings: GenerationConfig) -> httpx.AsyncClient:
+    import httpx
+
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+    size = settings.max_concurrency
+    limits = httpx.Limits(max_connections=size, max_keepalive_connections=size)
+    timeout = httpx.Timeout(settings.timeout, connect=min(settings.timeout, 15.0))
+    # A proxy of the environment is for the outside.
+    outside = urlsplit(url).hostname not in LOOPBACK
+    return httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=timeout, trust_env=outside)
+
+
+class _Line:
+    """Attempts, pauses and the reasons to stop, shared by the workers of one run."""
+
+    def __init__(
+        self, client: httpx.AsyncClient, settings: GenerationConfig, budget: Budget, key: str, on_text: OnText | None
+    ) -> None:
+        self.client, self.settings, self.budget, self.key, self.on_text = client, settings, budget, key, on_text
+        self.stopped: str | None = None
+        self.open_at = 0.0
+        self.shown = False
+
+    async def outcome(self, call: Call) -> Answer | Failure:
+        """The answer to a call, after as many attempts as it takes and the settings allow, or why there is none."""
+        error = CallError("not_sent", "")
+        for attempt in range(1, self.settings.max_attempts + 1):
+            if attempt > 1:
+                await asyncio.sleep(pause(attempt - 1, error.wait, self.settings.max_wait))
+            try:
+                answer = await self._paid_attempt(call)
+                return replace(answer, attempts=attempt)
+            except CallError as failed:
+                error = failed
+            if error.kind == "not_sent":
+                return self._failure(error, attempt - 1)
+            if not self._worth_another(error):
+                return self._failure(error, attempt)
+        if error.kind == "connection" and not error.billed:
+            self.stopped = self.stopped or self._clean(str(error))
+        return self._failure(error, self.settings.max_attempts)
+
+    def _worth_another(self, error: CallError) -> bool:
+        """Whether to try again; notes what ends the whole run."""
+        if error.fatal:
+            self.stopped = self.stopped or self._clean(str(error))
+        if (error.wait or 0) > self.settings.max_wait:
+            asked = f"the server asks to wait {error.wait:,.0f} s; generation.max_wait is {self.settings.max_wait:g} s"
+            self.stopped = self.stopped or asked
+            return False
+        return error.passing and not self.shown
+
+    def _failure(self, error: CallError, attempts: int) -> Failure:
+        return Failure(error.kind, self._clean(str(error)), error.status, attempts)
+
+    def _clean(self, message: str) -> str:
+        return message.replace(self.key, "[key]") if self.key else message
+
+    async def _paid_attempt(self, call: Call) -> Answer:
+        """One attempt within the budget."""
+        await self._until_open()
+        ticket = None if self.stopped else await self.budget.reserve(call)
+        if ticket is None:
+            self.stopped = self.stopped or (
+                f"generation.max_cost={self.settings.max_cost:g} leaves no room: {self.budget.spent:.4f} are spent"
+            )
+        if ticket is None or self.stopped:
+            if ticket is not None:
+                await self.budget.settle(ticket, 0.0)
+            raise CallError("not_sent", f"the run was stopped: {self.stopped}")
+        cost: float | None = None
+        try:
+            answer = await self._attempt(call)
+            cost = answer.cost
+        except CallError as error:
+            cost = None if error.billed else 0.0
+            if error.wait is not None:
+                self.open_at = max(self.open_at, time.monotonic() + min(error.wait, self.settings.max_wait))
+            raise
+        finally:
+            await self.budget.settle(ticket, cost)
+        return answer
+
+    async def _until_open(self) -> None:
+        """Wait while a server has asked everybody to."""
+        while (left := self.open_at - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+
+    async def _attempt(self, call: Call) -> Answer:
+        import httpx
+
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                answer = answer_of(await (self._streamed(call) if self.on_text else self._whole(call)))
+        except (TimeoutError, httpx.TimeoutException) as error:
+            detail = f"no answer within {self.settings.timeout:g} s"
+            raise CallError("timeout", detail, passing=True, billed=True) from error
+        except httpx.ConnectError as error:
+            detail = f"cannot connect to {self.settings.base_url}: {error}"
+            raise CallError("connection", detail, passing=True) from error
+        except httpx.HTTPError as error:
+            detail = f"{type(error).__name__}: {error}"
+            raise CallError("cut_stream" if self.shown else "connection", detail, passing=True, billed=True) from error
+        latency = round(time.perf_counter() - started, 4)
+        return replace(answer, latency=latency, cost=self._cost(answer))
+
+    def _cost(self, answer: Answer) -> float | None:
+        """What the endpoint says it costs, else by price; None when either the tokens or the prices are unknown."""
+        if answer.cost is not None or answer.prompt_tokens is None or answer.completion_tokens is None:
+            return answer.cost
+        return price_of(answer.prompt_tokens, answer.completion_tokens, self.settings)
+
+    def _body(self, call: Call, *, stream: bool) -> bytes:
+        return json.dumps(payload_of(call, self.settings, stream=stream)).encode()
+
+    async def _whole(self, call: Call) -> Any:
+        response = await self.client.post(path_of(call), content=self._body(call, stream=False))
+        refuse_status(response)
+        return parsed(response.content)
+
+    async def _streamed(self, call: Call) -> Any:
+        reply, body = StreamedReply(), self._body(call, stream=True)
+        async with self.client.stream("POST", path_of(call), content=body) as response:
+            if response.status_code != 200:
+                await response.aread()
+            refuse_status(response)
+            async for line in byte_lines(response.aiter_bytes()):
+                piece = reply.feed(line)
+                if piece and self.on_text:
+                    self.shown = True
+                    self.on_text(piece)
+        return reply.reply()
+
+
+async def byte_lines(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Lines that end with a newline, and the rest. JSON may hold other line separators (U+2028) as they are."""
+    rest = b""
+    async for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield line
+    if rest:
+        yield rest
+
+
+def refuse_status(response: httpx.Response) -> None:
+    """
+    Raises:
+        CallError: the status is not 200.
+    """
+    if response.status_code == 200:
+        return
+    if response.status_code < 400:
+        raise CallError("http", f"status {response.status_code}, a redirection; correct base_url", fatal=True)
+    message, code = _words(response)
+    raise error_of_status(response.status_code, message, code, retry_after(response.headers))
+
+
+def _words(response: httpx.Response) -> tuple[str, str]:
+    """What the server says went wrong, and its code for it."""
+    with suppress(CallError, AttributeError):
+        error = parsed(response.content).get("error")
+        if isinstance(error, Mapping):
+            return str(error.get("message") or error), str(error.get("code") or error.get("type") or "")
+        if error:
+            return str(error), ""
+    return response.text or response.reason_phrase, ""
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a reply asks to wait: `retry-after-ms`, or `Retry-After`, in seconds or as a date (RFC 9110)."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with suppress(KeyError, ValueError):
+            return max(0.0, float(headers[name]) / unit)
+    with suppress(KeyError, ValueError, TypeError):
+        return max(0.0, (parsedate_to_datetime(headers["retry-after"]) - datetime.now(UTC)).total_seconds())
+    return None
+
+
+def pause(failed: int, asked: float | None, longest: float) -> float:
+    """Seconds before the next attempt after `failed` ones: doubling, of which up to half is left to chance.
+
+    What the server asked for is a lower bound; chance keeps those who wait from returning all at once.
+    """
+    doubling = min(_FIRST_WAIT * 2 ** (failed - 1), longest)
+    jittered = doubling * random.uniform(0.5, 1.0)
+    return max(jittered, (asked or 0.0) + random.uniform(0.0, 0.1) * doubling)

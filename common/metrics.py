@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 Metric = Literal["cosine", "euclidean", "manhattan", "inner_product"]
 
 UNIT_ROUNDOFF = 2.0**-24
-# Roundings beyond the sum itself: of a stored length, of a scaled component, of the added |v|^2 / 2.
-EXTRA_ROUNDINGS = 16
+# Roundings beyond the sum itself: of a stored length, of a scaled component, of the added |v|^2 / 2, and of two
+# lengths taken for 1 (`UNIT_SQUARES`).
+EXTRA_ROUNDINGS = 16 + 16
+# Squared lengths that are 1 within this need no scaling: two lengths that are off by half of it each make a product
+# off by 16 roundings.
+UNIT_SQUARES = 16 * 2.0**-24
 # Products below float32's normal range lose up to this much each.
 UNDERFLOW = 2.0**-126
 # Cosine distances are multiples of this: parallel vectors of different lengths tie instead of differing by noise.
@@ -143,6 +147,9 @@ class Scorer:
         self, raw: Float32[np.ndarray, "n dims"], squares: Float64[np.ndarray, " n"], *, query: bool
     ) -> Float32[np.ndarray, "n factor_dims"]:
         if self.metric == "cosine":
+            # Embedders mostly give unit vectors; a copy of them would cost a tenth of the product.
+            if np.abs(squares - 1).max(initial=0.0) <= UNIT_SQUARES:
+                return raw
             return raw * (1.0 / np.sqrt(squares)).astype(np.float32)[:, None]
         if self.metric == "euclidean":
             # [q, 1] . [v, -|v|^2 / 2] orders rows as |q - v| does, in one product.
@@ -160,7 +167,7 @@ class Scorer:
             np.matmul(queries.factor, rows.factor.T, out=out)
 
     def slack(self, queries: Operand, longest: float) -> Float64[np.ndarray, " queries"]:
-        """How far a closeness can be from the true one, for rows no longer than `longest`."""
+        """How far a closeness as computed can be below the true one, for rows no longer than `longest`."""
         dims = queries.raw.shape[1]
         unit = (2 * dims + EXTRA_ROUNDINGS) * UNIT_ROUNDOFF
         lengths = np.sqrt(queries.squares)
@@ -172,6 +179,10 @@ class Scorer:
             # L1 is at most sqrt(dims) times L2.
             return unit * np.sqrt(dims) * (lengths + longest)
         return unit * lengths * longest + dims * UNDERFLOW
+
+    def overshoot(self, queries: Operand, rows: Operand, longest: float) -> Float64[np.ndarray, " queries"]:
+        """How far a closeness as computed can be above the true one, for these rows."""
+        return self.slack(queries, longest)
 
     def distance_at(
         self, closeness: Float64[np.ndarray, " queries"], queries: Operand

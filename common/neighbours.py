@@ -20,6 +20,7 @@ import numpy as np
 
 from common.arrays import ShardedArray
 from common.metrics import Metric, Operand, Scorer, UnusableVector, pair_distances
+from common.prefix import SAMPLE_ROWS, choose_prefix, worth_trying
 from common.shapes import check_shape
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Task = TypeVar("Task")
 BLOCK_BYTES = 128_000_000
 TILE_SCORES = 4_000_000
 QUERIES_IN_TILE = 1_024
-PAIR_VALUES = 262_144
+PAIR_VALUES = 131_072
 # A query with more candidates than this in a tile gets its limit tightened by the tile's own k-th best.
 CROWD = 64
 # A key holds a float32 and a row number in 64 bits.
@@ -132,8 +133,23 @@ def _search(
 
     # One BLAS thread for each of ours: blocks run side by side, and nothing waits inside a product.
     with threadpool_limits(limits=1, user_api="blas"):
+        if groups is None and worth_trying(scorer, len(queries), len(vectors), queries.shape[1]):
+            run_all(work, _pieces(next(blocks), threads), threads)
+            best[0].shorten(_sample(vectors, SAMPLE_ROWS))
         run_all(work, blocks, threads)
     return {label: item.result() for label, item in best.items()}
+
+
+def _pieces(block: tuple[int, np.ndarray], count: int) -> Iterator[tuple[int, np.ndarray]]:
+    first, rows = block
+    step = -(-len(rows) // count)
+    return ((first + start, rows[start : start + step]) for start in range(0, len(rows), step))
+
+
+def _sample(vectors: ShardedArray | np.ndarray, rows: int) -> Float[np.ndarray, "some dims"]:
+    """Rows at equal distances, from all parts of the corpus."""
+    places = np.unique(np.linspace(0, len(vectors) - 1, rows).astype(np.int64))
+    return vectors.take(places) if isinstance(vectors, ShardedArray) else vectors[places]
 
 
 def _check(vectors: ShardedArray | np.ndarray, queries: np.ndarray, k: int) -> None:
@@ -242,6 +258,14 @@ class Best:
 
     def __post_init__(self) -> None:
         self.keys = np.full((len(self.queries.raw), self.k), NO_NEIGHBOUR)
+
+    def shorten(self, sample: Float[np.ndarray, "some dims"]) -> None:
+        """From here on score by a prefix, if that is cheaper for rows like the sample; no thread may be scanning."""
+        worst = self.worst(np.arange(len(self.queries.raw)))
+        if np.isfinite(worst).all():
+            shorter = choose_prefix(self.scorer, sample, self.queries.raw, worst)
+            if shorter:
+                self.scorer, self.queries = shorter, shorter.prepare(self.queries.raw, "query", query=True)
 
     def scan(
         self,
@@ -365,7 +389,8 @@ class Tile:
             return worst
         kth = np.partition(scores[which], rows - self.k, axis=1)[:, rows - self.k].astype(np.float64)
         queries = self.queries.part(which)
-        farthest = self.scorer.distance_at(kth - self.scorer.slack(queries, longest), queries).astype(np.float32)
+        above = self.scorer.overshoot(queries, self.rows, longest)
+        farthest = self.scorer.distance_at(kth - above, queries).astype(np.float32)
         tightened = worst.copy()
         tightened[which] = np.minimum(worst[which], np.nextafter(farthest, np.float32(np.inf)))
         return tightened
@@ -374,8 +399,10 @@ class Tile:
         self, scores: Float32[np.ndarray, "queries rows"], worst: Float32[np.ndarray, " queries"], longest: float
     ) -> tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]]:
         limits = self.scorer.lowest_closeness(worst, self.queries, longest)
-        hits = true_places(scores >= limits[:, None])
-        return np.divmod(hits, scores.shape[1])
+        # Most queries find nothing in a tile, and a maximum is cheaper than a mask.
+        some = np.flatnonzero(scores.max(axis=1, initial=-np.inf) >= limits)
+        query, row = np.divmod(true_places(scores[some] >= limits[some, None]), max(scores.shape[1], 1))
+        return some[query], row
 
     def _without_spare_copies(
         self, query: Int64[np.ndarray, " pairs"], row: Int64[np.ndarray, " pairs"]

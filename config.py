@@ -333,6 +333,17 @@ class NamingConfig(Section):
 
 
 @dataclass(frozen=True)
+class VisualizeConfig(Section):
+    """The named tree -> a page to explore, figures and tables; the map's place is in `report`."""
+
+    central_samples: int = setting(5, ge=0, help="central texts shown of each cluster; naming.examples bounds them")
+    random_samples: int = setting(5, ge=0, help="texts of each cluster chosen by hash")
+    sample_chars: int = setting(300, ge=20, help="characters shown of a central or random text")
+    hover_chars: int = setting(160, ge=20, help="characters kept of a point's text, for hovering and searching")
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
 class ReportConfig(Section):
     """Every artifact of a config -> one standalone HTML page."""
 
@@ -355,6 +366,7 @@ class Config(Section):
     generation: GenerationConfig = setting(GenerationConfig())
     clustering: ClusteringConfig = setting(ClusteringConfig())
     naming: NamingConfig = setting(NamingConfig())
+    visualize: VisualizeConfig = setting(VisualizeConfig())
     report: ReportConfig = setting(ReportConfig())
     data_dir: str = runtime("data", help="where artifacts are written")
     progress: bool = runtime(True, help="progress bars on a terminal")

@@ -164,6 +164,11 @@ def price_of(prompt_tokens: float, completion_tokens: float, settings: Generatio
     return (prompt_tokens * settings.price_input + completion_tokens * settings.price_output) / 1e6
 
 
+def money(amount: float) -> str:
+    """`$1,204.50`, `$0.30`; smaller sums with two significant digits."""
+    return f"${amount:,.2f}" if amount >= 0.1 or not amount else f"${amount:.2g}"
+
+
 class Budget:
     """What a run may still spend. An attempt reserves the most it can cost and is settled at what it did cost.
 
@@ -230,7 +235,7 @@ class Estimate:
     def __str__(self) -> str:
         """`1,840 requests: 1,612 cached, 228 to send: about 61,000 prompt tokens, at most 11,400 of completions`."""
         tokens = f"about {self.prompt_tokens:,} prompt tokens, at most {self.completion_tokens:,} of completions"
-        cost = "" if self.cost is None or not self.to_send else f", at most ${self.cost:.4f}"
+        cost = "" if self.cost is None or not self.to_send else f", at most {money(self.cost)}"
         sending = f": {tokens}{cost}" if self.to_send else ""
         return f"{self.requests:,} requests: {self.cached:,} cached, {self.to_send:,} to send{sending}"
 

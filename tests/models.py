@@ -155,3 +155,70 @@ def random_texts(count: int, *, seed: int, longest: int = 60) -> list[str]:
     words = " ".join(TRAINING_TEXT[:-1]).split()
     sizes = generator.integers(1, longest + 1, count)
     return [" ".join(generator.choice(words, size)) for size in sizes]
+
+
+# What transformers' chat templates look like; `generation` opens the turn that the model is to write.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CHAT_TOKENS = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+
+
+def build_language_model(
+    folder: Path, *, chat: bool = True, context: int = 256, dimensions: int = 32, layers: int = 2, seed: int = 0
+) -> Path:
+    """A causal language model folder: a seeded random Llama and a byte-level BPE that spells every text.
+
+    Args:
+        folder: written to; returned.
+        chat: the tokenizer has a chat template.
+        context: `max_position_embeddings`.
+        dimensions: hidden size, a multiple of 4 (the attention heads).
+        layers: transformer blocks.
+        seed: of the weights.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    settings = LlamaConfig(
+        vocab_size=_build_bpe(folder, chat=chat, context=context),
+        hidden_size=dimensions,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=2 * dimensions,
+        max_position_embeddings=context,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        # At the usual 0.02 every text would be continued by the same token for ever.
+        initializer_range=0.4,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(settings).save_pretrained(folder)
+    return folder
+
+
+def _build_bpe(folder: Path, *, chat: bool, context: int) -> int:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<pad>", *(CHAT_TOKENS if chat else [])]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "model_max_length": context}
+    template = {"chat_template": CHAT_TEMPLATE} if chat else {}
+    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names, **template})
+    return tokenizer.get_vocab_size()

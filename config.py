@@ -333,6 +333,41 @@ class NamingConfig(Section):
 
 
 @dataclass(frozen=True)
+class OutputText(Section):
+    """One text of each row of outputs, and what is known of it."""
+
+    text: TextRule = setting(help="`a.b` reaches into a table: `6b.solution`")
+    variant: str = setting("answer", help="what kind of text this is: answer, ground_truth, question")
+    model: str | None = setting(None, help="whose answer it is")
+    correct: str | None = setting(None, help="column that says whether it is right; `a.b` reaches into a table")
+
+
+@dataclass(frozen=True)
+class AnnotationConfig(Section):
+    """Outputs -> their places in the cluster tree, and whether errors follow clusters."""
+
+    outputs: str | FilesReader | PackagesReader | HubReader | None = setting(
+        None, help="a file, folder or glob of outputs (keyed by content), or a reader in full"
+    )
+    texts: tuple[OutputText, ...] = setting((), help="texts of a row; none given: one, found by its column's name")
+    id_column: str | None = setting(None, help="None: `output_id` where there is one, else the row's place")
+    question_column: str | None = setting(None, help="None: the first of question_id, sample_id, prompt_id, question")
+    model_column: str | None = setting(None, help="None: `model`, where there is one")
+    variant_column: str | None = setting(None, help="None: `variant`, where there is one")
+    correct_column: str | None = setting(None, help="None: the first of correct, is_correct")
+    reference: str = setting("ground_truth", help="variant that models' answers are compared with")
+    take_rows: int | None = setting(None, ge=1, help="read only the first N rows")
+    k: int = setting(10, ge=1, help="nearest chunks that vote")
+    labels: Literal["filled", "raw"] = setting("filled", help="raw: chunks that are noise vote for no cluster")
+    alpha: float = setting(0.01, gt=0.0, lt=1.0, help="share of texts like the corpus that are called outside of it")
+    calibration_chunks: int = setting(2_000, ge=20, help="chunks that distances are ranked among")
+    smallest: int = setting(5, ge=1, help="a cluster with answers to fewer questions is not tested")
+    permutations: int = setting(9_999, ge=99)
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
 class VisualizeConfig(Section):
     """The named tree -> a page to explore, figures and tables; the map's place is in `report`."""
 
@@ -366,6 +401,7 @@ class Config(Section):
     generation: GenerationConfig = setting(GenerationConfig())
     clustering: ClusteringConfig = setting(ClusteringConfig())
     naming: NamingConfig = setting(NamingConfig())
+    annotation: AnnotationConfig = setting(AnnotationConfig())
     visualize: VisualizeConfig = setting(VisualizeConfig())
     report: ReportConfig = setting(ReportConfig())
     data_dir: str = runtime("data", help="where artifacts are written")

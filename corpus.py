@@ -38,6 +38,7 @@ from config import (
     MessagesText,
     PackagesReader,
     PrepareConfig,
+    Reader,
     SourceConfig,
     WorkedAnswerText,
 )
@@ -205,11 +206,11 @@ def content_ids(config: PrepareConfig, cache_dir: Path) -> dict[str, str]:
     Files: their names within the corpus and the sha256 of their content. Packages: names, versions and the hashes
     their RECORDs state. Datasets: the commit that the revision resolves to; a local folder's content.
     """
-    return {f"corpus:{source.name}": _content_id(source, cache_dir) for source in resolve_sources(config)}
+    return {f"corpus:{source.name}": reader_content(source.reader, cache_dir) for source in resolve_sources(config)}
 
 
-def _content_id(source: SourceConfig, cache_dir: Path) -> str:
-    reader = source.reader
+def reader_content(reader: Reader, cache_dir: Path) -> str:
+    """What one reader would read now; see `content_ids`."""
     if isinstance(reader, HubReader):
         return dataset_revision(reader.path, reader.revision, cache_dir)
     if isinstance(reader, PackagesReader):
@@ -231,10 +232,15 @@ def _hashed(path: Path, cache_dir: Path) -> str:
 
 def keyed_source(source: SourceConfig) -> dict[str, object]:
     """The settings of a source that change its documents; places are left out, `content_ids` stands for them."""
-    reader, left_out = source.reader, {"revision", "paths"}
+    return {**keyed_settings(source), "reader": keyed_reader(source.reader)}
+
+
+def keyed_reader(reader: Reader) -> dict[str, object]:
+    """The settings of a reader that change its rows; places are left out."""
+    left_out = {"revision", "paths"}
     if isinstance(reader, HubReader) and is_local(reader.path):
         left_out.add("path")
-    return {**keyed_settings(source), "reader": keyed_settings(reader, drop=left_out)}
+    return keyed_settings(reader, drop=left_out)
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
@@ -271,13 +277,13 @@ def read_rows(source: SourceConfig, cache_dir: Path | None = None) -> Iterator[R
         UserError: what cannot be read, and where; or two rows have the same id.
         MissingColumn: from a row without `id_column`, as a UserError too.
     """
-    rows = _reader_rows(source, cache_dir)
+    rows = reader_rows(source.reader, _columns_read(source), cache_dir)
     rows = rows if source.take_rows is None else islice(rows, source.take_rows)
     return _with_ids(source, rows) if source.id_column else iter(rows)
 
 
-def _reader_rows(source: SourceConfig, cache_dir: Path | None) -> Iterator[Row | BadRow]:
-    reader, columns = source.reader, _columns_read(source)
+def reader_rows(reader: Reader, columns: tuple[str, ...], cache_dir: Path | None) -> Iterator[Row | BadRow]:
+    """Every row of one reader, in order; of Parquet and datasets only `columns` (none means all)."""
     if isinstance(reader, HubReader):
         from common.hub_rows import read_hub
 

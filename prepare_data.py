@@ -207,6 +207,11 @@ class Staged:
         return self.column("doc_id")
 
     @cached_property
+    def lengths(self) -> Int[np.ndarray, " rows"]:
+        """Characters of every row's text."""
+        return self.column("chars").to_numpy()
+
+    @cached_property
     def reasons(self) -> pa.ChunkedArray:
         return self.column("reason")
 
@@ -380,15 +385,32 @@ def _dropped_schema() -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in ("doc_id", "source", "stage", "reason", "detail", "text")])
 
 
+def shard_slices(chars: Int[np.ndarray, " rows"]) -> list[slice]:
+    """Cuts of rows of these lengths into shards of at most `SHARD_ROWS` rows.
+
+    A shard ends before the row that would bring it over `STAGED_CHARS` characters, for a shard is held in memory whole,
+    by this stage and by later ones; a longer row is a shard of its own.
+    """
+    import numpy as np
+
+    ends, cuts, start = np.cumsum(chars), [], 0
+    while start < len(ends):
+        room = STAGED_CHARS + (int(ends[start - 1]) if start else 0)
+        stop = min(max(start + 1, int(np.searchsorted(ends, room, side="right"))), start + SHARD_ROWS)
+        cuts.append(slice(start, stop))
+        start = stop
+    return cuts
+
+
 def write_documents(job: Job, staged: Staged, fates: Fates, sources: Sequence[SourceConfig]) -> int:
-    """The documents in shards of `SHARD_ROWS`; returns their number."""
+    """The documents in shards; returns their number."""
     import numpy as np
 
     kept = np.flatnonzero(fates.fate == KEPT)
-    for number, start in enumerate(range(0, len(kept), SHARD_ROWS)):
+    for number, shard in enumerate(shard_slices(staged.lengths[kept])):
         tables = (
             _with_source(table, staged, rows, sources)
-            for rows, table in staged.tables(kept[start : start + SHARD_ROWS], ["doc_id", "text", "metadata"])
+            for rows, table in staged.tables(kept[shard], ["doc_id", "text", "metadata"])
         )
         _write_shard(job.part, f"documents-{number:05d}.parquet", tables, _document_schema())
     return len(kept)
@@ -399,12 +421,10 @@ def write_dropped(job: Job, staged: Staged, fates: Fates, sources: Sequence[Sour
     import numpy as np
 
     dropped = np.flatnonzero((fates.fate != KEPT) & (fates.fate != NOT_SAMPLED))
-    for number, start in enumerate(range(0, max(len(dropped), 1), SHARD_ROWS)):
+    for number, shard in enumerate(shard_slices(staged.lengths[dropped]) or [slice(0, 0)]):
         tables = (
             _with_reason(_with_source(table, staged, rows, sources), staged, fates, rows)
-            for rows, table in staged.tables(
-                dropped[start : start + SHARD_ROWS], ["doc_id", "reason", "detail", "text"]
-            )
+            for rows, table in staged.tables(dropped[shard], ["doc_id", "reason", "detail", "text"])
         )
         _write_shard(job.part, f"dropped-{number:05d}.parquet", tables, _dropped_schema())
 
@@ -471,7 +491,7 @@ def count(staged: Staged, fates: Fates, sources: Sequence[SourceConfig]) -> list
     """Rows read, kept and dropped by reason, for each source in order."""
     import numpy as np
 
-    chars = staged.column("chars").to_numpy()
+    chars = staged.lengths
     reasons = np.array(staged.reasons.fill_null("").to_pylist())
     for fate, name in _DUPLICATES.items():
         reasons = np.where(fates.fate == fate, name, reasons)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import prepare_data
@@ -308,6 +309,17 @@ def test_shards_of_any_size_give_the_same_documents(tmp_path, monkeypatch, two_s
     staged_finely = run(tmp_path / "data", *two_sources, near_dedup=True)
     assert documents(staged_finely) == documents(whole)
     assert dropped(staged_finely) == dropped(whole)
+    tables = list(staged_finely.tables("documents-*.parquet"))
+    assert len(tables) > len(list(whole.tables("documents-*.parquet")))
+    assert max(sum(map(len, table["text"].to_pylist())) for table in tables) <= 500
+
+
+def test_a_shard_holds_no_more_than_its_rows_and_its_characters(monkeypatch):
+    monkeypatch.setattr(prepare_data, "SHARD_ROWS", 3)
+    monkeypatch.setattr(prepare_data, "STAGED_CHARS", 10)
+    cuts = prepare_data.shard_slices(np.array([4, 6, 1, 1, 1, 1, 25, 2, 9]))
+    assert [(cut.start, cut.stop) for cut in cuts] == [(0, 2), (2, 5), (5, 6), (6, 7), (7, 8), (8, 9)]
+    assert prepare_data.shard_slices(np.array([], dtype=np.int64)) == []
 
 
 def test_runs_are_identical_byte_for_byte(tmp_path, two_sources):

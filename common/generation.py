@@ -287,6 +287,7 @@ async def generate_many(
     on_done: Callable[[Rollout], None] | None = None,
     on_text: OnText | None = None,
     fresh: bool = False,
+    budget: Budget | None = None,
 ) -> list[Rollout]:
     """Answer every request, cached or new; equal ones are sent once.
 
@@ -298,6 +299,7 @@ async def generate_many(
         on_done: called with each rollout as it is finished, in the order in which they finish.
         on_text: called with each piece of text as it comes; for a single request.
         fresh: ask again even what is cached; the cache keeps its first answer.
+        budget: shared by several calls within one event loop, so that `max_cost` bounds them all together.
 
     Returns:
         Rollouts in the order of the requests. A call that failed, after its retries, is a rollout with `error`; so is
@@ -318,7 +320,7 @@ async def generate_many(
                 on_text(answer.completion)
         missing = list({call.key: call for call in calls if call.key not in found}.values())
         if missing:
-            await engine.answer_all(missing, Budget(settings), desk.deliver, on_text)
+            await engine.answer_all(missing, budget or Budget(settings), desk.deliver, on_text)
     return desk.in_order()
 
 

@@ -307,29 +307,49 @@ class GenerationConfig(Section):
 
 @dataclass(frozen=True)
 class ClusteringConfig(Section):
-    """Vectors -> cluster tree: recursive UMAP + HDBSCAN, the Spotify recipe."""
+    """Vectors -> cluster tree: recursive UMAP + density clustering. `spotify` is the recipe as its authors gave it."""
 
-    preset: Literal["spotify"] = setting("spotify")
+    preset: Literal["spotify", "adaptive"] = setting("spotify")
     max_depth: int = setting(3, ge=1)
     base_pct: float = setting(0.05, gt=0.0, lt=1.0, help="min_cluster_size as a share of the node at the root")
     decay: float = setting(0.7, gt=0.0, le=1.0, help="factor on base_pct for each level")
-    min_cluster_size_floor: int = setting(10, ge=2)
+    min_cluster_size_floor: int = setting(10, ge=2, help="no min_cluster_size is below it")
+    min_cluster_size_root: int = setting(
+        50, ge=2, help="the floor at the root, halved at every level down to min_cluster_size_floor"
+    )
     silhouette_threshold: float = setting(0.3, ge=-1.0, le=1.0, help="a child at or above this is not split further")
     umap_n_components: int = setting(50, ge=2)
     umap_n_neighbors: int = setting(15, ge=2)
     umap_metric: Literal["cosine", "euclidean"] = setting("cosine")
     hdbscan_min_samples: int = setting(10, ge=1)
+    engine: Literal["hdbscan", "sklearn", "fast_hdbscan", "evoc"] = setting(
+        "hdbscan", help="what finds the clusters; evoc takes the vectors as they are, without UMAP"
+    )
+    refit: bool = setting(False, help="lsa vectors: fit the vectoriser again on the texts of every node that is split")
+    fill_neighbors: int = setting(
+        15, ge=1, help="clustered rows that vote on the place of a noise row, or of a row outside the fitted sample"
+    )
+    fit_rows: int = setting(
+        100_000, ge=10, help="rows, chosen by hash, that the tree is fitted on; the others are assigned to it"
+    )
     seed: int = setting(42, ge=0)
 
 
 @dataclass(frozen=True)
 class NamingConfig(Section):
-    """Tree -> named tree, by contrastive keywords (c-TF-IDF)."""
+    """Tree -> named tree: by contrastive keywords (c-TF-IDF), or by the model that `generation` names."""
 
-    engine: Literal["keywords"] = setting("keywords")
+    engine: Literal["keywords", "llm"] = setting("keywords")
     terms: int = setting(3, ge=1, le=10, help="keywords in a name")
     max_ngram: int = setting(2, ge=1, le=4)
     examples: int = setting(5, ge=1, help="central texts kept for each cluster")
+    samples: int = setting(8, ge=1, le=50, help="llm: texts in a prompt, central ones that differ")
+    sibling_samples: int = setting(1, ge=0, le=10, help="llm: texts of each sibling, to set the cluster apart from")
+    siblings: int = setting(8, ge=0, le=50, help="llm: siblings in a prompt, the nearest first")
+    sample_tokens: int = setting(100, ge=8, help="llm: a text is cut to these, of four bytes each")
+    diversity: float = setting(0.3, ge=0.0, le=1.0, help="llm: 0 takes the most central texts, 1 the most different")
+    attempts: int = setting(3, ge=1, le=10, help="llm: replies asked for before the keywords stand in")
+    max_tokens: int = setting(64, ge=1, help="llm: of a reply; in place of generation.sampling.max_tokens")
 
 
 @dataclass(frozen=True)

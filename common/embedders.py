@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from common.devices import check_device
 from common.errors import CorruptArtifact, UserError
 from common.hub import is_local
 from common.keys import digest
@@ -239,7 +240,7 @@ def load_sentence_transformer(config: EmbeddingConfig, commit: str | None = None
     if not name:
         raise UserError("embedding.model is not set; engine 'sentence_transformers' needs a hub id or a local folder")
     _check_backend(config)
-    _check_device(config.device)
+    check_device(config.device, "embedding.device")
     try:
         model = _load(name, config, None if is_local(name) else commit or config.revision)
     except Exception as error:
@@ -280,16 +281,6 @@ def _check_backend(config: EmbeddingConfig) -> None:
         raise UserError(
             f"embedding.dtype '{config.dtype}' needs backend 'torch'; '{config.backend}' files have their own"
         )
-
-
-def _check_device(device: str) -> None:
-    """Refuse an accelerator this machine lacks before gigabytes are read for it."""
-    import torch
-
-    kind, _, number = device.partition(":")
-    there = {"auto": 1, "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if kind not in there or (number and not number.isdigit()) or int(number or 0) >= there[kind]:
-        raise UserError(f"embedding.device '{device}' is not on this machine; use 'auto' or 'cpu'")
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:

@@ -56,7 +56,7 @@ def chunk_settings(config: Config) -> Mapping[str, object]:
 
 def chunk_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
     """The tokenizer and the sentence splitter that decide where chunks end."""
-    counter = _counter(config)
+    counter = token_counter(config)
     found = {
         "tokenizer": counter.identity if counter else "",
         "sentences": sentence_identity(config.chunking, cache_dir),
@@ -64,7 +64,7 @@ def chunk_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
     return {name: identity for name, identity in found.items() if identity}
 
 
-def _counter(config: Config) -> TokenCounter | None:
+def token_counter(config: Config) -> TokenCounter | None:
     """Strategies limited in characters have none: their chunks would otherwise change with the embedder."""
     from common.token_counters import load_token_counter
 
@@ -73,7 +73,7 @@ def _counter(config: Config) -> TokenCounter | None:
 
 def compute_chunks(job: Job) -> int:
     """Cut every shard of documents that is not cut yet; returns the number of chunks."""
-    documents, counter = job.inputs["documents"], _counter(job.config)
+    documents, counter = job.inputs["documents"], token_counter(job.config)
     names = documents.names("documents-*.parquet")
     for name in job.progress.track(names, label="chunks"):
         target = name.replace("documents-", "chunks-")

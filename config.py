@@ -302,6 +302,20 @@ class GenerationConfig(Section):
     batch_tokens: int = runtime(16_384, ge=1, help="transformers: tokens of a batch, padding and completions included")
 
 
+@dataclass(frozen=True)
+class RolloutsConfig(Section):
+    """Samples -> prompts: what `rollout.py` asks."""
+
+    source: str | SourceConfig = setting("gsm8k_test", help="a corpus or benchmark by name, or in full")
+    sample: Literal["text", "gsm8k", "conversation"] = setting("gsm8k", help="how a row becomes a question")
+    reference_column: str | None = setting(None, help="sample=text: the column that holds the reference answer")
+    template: str = setting("{prompt}", help="what is asked; {prompt} stands for the question")
+    system: str | None = setting(None, help="a system message before every prompt")
+    draws: int = setting(1, ge=1, help="completions of each prompt")
+    max_failures: float = setting(0.0, ge=0.0, le=1.0, help="share of calls that may stay without an answer")
+    seed: int = setting(42, ge=0, help="of the source's sample_documents")
+
+
 # --- taxonomy ------------------------------------------------------------------------------------------------
 
 
@@ -419,6 +433,7 @@ class Config(Section):
     embedding: EmbeddingConfig = setting(EmbeddingConfig())
     search: SearchConfig = setting(SearchConfig())
     generation: GenerationConfig = setting(GenerationConfig())
+    rollouts: RolloutsConfig = setting(RolloutsConfig())
     clustering: ClusteringConfig = setting(ClusteringConfig())
     naming: NamingConfig = setting(NamingConfig())
     annotation: AnnotationConfig = setting(AnnotationConfig())

@@ -124,7 +124,7 @@ def _search(
     operand = scorer.prepare(queries, "query", query=True)
     sizes = {0: len(vectors)} if groups is None else dict(zip(*_counts(groups), strict=True))
     best = {label: Best(scorer, operand, min(k, size), threads) for label, size in sizes.items()}
-    blocks = _blocks(vectors, _affordable(block_rows, queries.shape[1], threads))
+    blocks = blocks_of(vectors, _affordable(block_rows, queries.shape[1], threads))
 
     def work(block: tuple[int, np.ndarray]) -> None:
         first, rows = block
@@ -172,7 +172,7 @@ def _affordable(block_rows: int, dims: int, threads: int) -> int:
     return max(1, min(block_rows, BLOCK_BYTES // (threads * 2 * (dims + 1) * 4)))
 
 
-def _blocks(vectors: ShardedArray | np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+def blocks_of(vectors: ShardedArray | np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
     """(number of the first row, view of some rows)."""
     if isinstance(vectors, ShardedArray):
         return vectors.blocks(rows)

@@ -16,9 +16,11 @@ ORDER = [
     "chunking",
     "embed_chunks",
     "search",
+    "ranking",
     "cluster_corpus",
     "map_chunks",
     "name_clusters",
+    "visualize_clusters",
     "report",
     "run_pipeline",
 ]

@@ -402,6 +402,53 @@ class AnnotationConfig(Section):
 
 
 @dataclass(frozen=True)
+class ExplainConfig(Section):
+    """The tree -> what sets every cluster apart from its siblings, and which training stages it is made of."""
+
+    model: Literal["linear", "trees"] = setting(
+        "linear", help="trees: gradient boosting explained by SHAP values; needs the extra `explain`"
+    )
+    max_terms: int = setting(2_000, ge=10, help="words a model sees: the most frequent of its training texts")
+    max_ngram: int = setting(1, ge=1, le=4)
+    max_values: int = setting(50, ge=1, help="values of a metadata column that a model sees: the most frequent")
+    max_chunks: int = setting(400, ge=20, help="chunks of each sibling, chosen by hash of their documents")
+    held_out: float = setting(0.3, gt=0.0, lt=1.0, help="share of the documents that models are scored on")
+    strength: float = setting(1.0, gt=0.0, help="linear: C, the inverse weight of the L1 penalty")
+    rounds: int = setting(100, ge=1, help="trees: boosting rounds")
+    tree_features: int = setting(300, ge=2, help="trees: features that a model sees, those that vary most by cluster")
+    refits: int = setting(3, ge=0, help="models fitted to permuted clusters, as a control")
+    top: int = setting(10, ge=1, help="features kept for and against each cluster")
+    shap_chunks: int = setting(200, ge=1, help="held-out chunks of each model whose SHAP values are kept")
+    permutations: int = setting(1_999, ge=99)
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
+class ExtensionConfig(Section):
+    """New documents -> their places in the tree as it is, and how far they have drifted from its corpus."""
+
+    sources: tuple[str | SourceConfig, ...] = setting((), help="the new documents: registry names, or sources in full")
+    k: int = setting(10, ge=1, help="nearest chunks that vote")
+    alpha: float = setting(0.01, gt=0.0, lt=1.0, help="share of chunks like the corpus's that are called outside of it")
+    held_out_chunks: int = setting(3_000, ge=20, help="chunks of the corpus, in whole documents, to compare with")
+    permutations: int = setting(1_999, ge=99)
+    level: float = setting(0.05, gt=0.0, lt=1.0, help="chance of calling documents like the corpus's a drift")
+    refit_outside: float = setting(
+        0.05, gt=0.0, lt=1.0, help="a refit is recommended where more chunks are outside than this"
+    )
+    refit_farther: float = setting(
+        0.64, gt=0.5, le=1.0, help="... where new chunks are farther than the corpus's own with this chance"
+    )
+    refit_shares: float = setting(
+        0.3, gt=0.0, le=1.0, help="... where the clusters' shares differ by this much (Cramer's V)"
+    )
+    outside_shown: int = setting(20, ge=0, help="outside documents whose texts are kept, the farthest first")
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
 class VisualizeConfig(Section):
     """The named tree -> a page to explore, figures and tables; the map's place is in `report`."""
 
@@ -437,6 +484,8 @@ class Config(Section):
     clustering: ClusteringConfig = setting(ClusteringConfig())
     naming: NamingConfig = setting(NamingConfig())
     annotation: AnnotationConfig = setting(AnnotationConfig())
+    explain: ExplainConfig = setting(ExplainConfig())
+    extension: ExtensionConfig = setting(ExtensionConfig())
     visualize: VisualizeConfig = setting(VisualizeConfig())
     report: ReportConfig = setting(ReportConfig())
     data_dir: str = runtime("data", help="where artifacts are written")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float, Float32, Int
 
 ROOT_ID = "root"
 
@@ -27,8 +27,11 @@ STOP_REASONS = {
     "no_clusters": "the clusterer found noise only",
 }
 
-# Either may be what keeps clusters from being smaller: the larger of the two counts.
-MORE_CLUSTERS = "a smaller clustering.base_pct and clustering.min_cluster_size_floor may find more"
+# Any may be what keeps clusters from being smaller: the largest counts.
+MORE_CLUSTERS = "a smaller clustering.base_pct, min_cluster_size_root and min_cluster_size_floor may find more"
+# A tree with no more clusters than this, or a larger share of noise, is not worth much.
+FEW_CLUSTERS = 3
+MUCH_NOISE = 0.5
 
 Item = TypeVar("Item")
 
@@ -98,11 +101,19 @@ class ClusterNode:
 
 @dataclass(frozen=True, eq=False)
 class ClusterTree:
-    """A root, and the texts and metadata it was built with, aligned with the global rows."""
+    """A root, and the texts, metadata and embeddings it was built with, aligned with the global rows.
+
+    Args:
+        filled: the leaf of every row, noise included: see `common.recursion.GrownTree`.
+        strength: how sure it is, in [0, 1].
+    """
 
     root: ClusterNode
     texts: Sequence[str] | None = None
     metadata: Sequence[Mapping[str, Any]] | None = None
+    embeddings: Float[np.ndarray, "rows dims"] | None = None
+    filled: Sequence[str] = ()
+    strength: Float32[np.ndarray, " rows"] | None = None
 
     def node(self, cluster_id: str) -> ClusterNode:
         """The node of that id; `KeyError` when there is none."""
@@ -115,6 +126,12 @@ class ClusterTree:
     def metadata_of(self, cluster_id: str) -> list[Mapping[str, Any]]:
         """The metadata of a node's members, noise included, by row."""
         return self._of(self.metadata, cluster_id, "metadata")
+
+    def embeddings_of(self, cluster_id: str) -> Float[np.ndarray, "members dims"]:
+        """The vectors of a node's members, noise included, by row."""
+        if self.embeddings is None:
+            raise ValueError("the tree was built without embeddings")
+        return self.embeddings[self.node(cluster_id).indices]
 
     def _of(self, items: Sequence[Item] | None, cluster_id: str, name: str) -> list[Item]:
         if items is None:
@@ -198,7 +215,7 @@ def validate(root: ClusterNode) -> None:
         ValueError: ids, depths or parents do not fit; a node's members are not exactly those of its children and
             its noise; rows are repeated or unsorted; a silhouette lies outside [-1, 1].
     """
-    if root.cluster_id != ROOT_ID or root.parent_id is not None or root.depth != 0:
+    if root.cluster_id != ROOT_ID or root.parent_id is not None or root.depth < 0:
         raise ValueError(f"the root is called '{root.cluster_id}', of parent {root.parent_id}, depth {root.depth}")
     for node in root.walk():
         problem = _problem(node)
@@ -265,6 +282,33 @@ def assignments(root: ClusterNode) -> Assignments:
 
 
 @dataclass(frozen=True)
+class LevelStats:
+    """The clusters at one depth, and the splits that made them.
+
+    Args:
+        clusters, leaves: at this depth.
+        rows: in them.
+        entered: rows of the nodes above that were split.
+        noise: of those, the rows that are in none of their children; `noise_fraction` is their share.
+        noise_fraction_filled: their share once noise is filled: those that no leaf below was found for.
+        covered: share of all rows that are in a cluster of this depth, or in a leaf above it.
+        silhouette_projected, silhouette_embedding: means over the splits, weighted by their clustered rows.
+    """
+
+    depth: int
+    clusters: int
+    leaves: int
+    rows: int
+    entered: int
+    noise: int
+    noise_fraction: float
+    noise_fraction_filled: float
+    covered: float
+    silhouette_projected: float
+    silhouette_embedding: float
+
+
+@dataclass(frozen=True)
 class TreeStats:
     """Counts over a tree; the root is not a cluster."""
 
@@ -277,11 +321,19 @@ class TreeStats:
     root_noise_fraction: float
     rows: int
     why_stopped: dict[str, int]
+    levels: list[LevelStats]
     warnings: list[str]
 
 
-def tree_stats(root: ClusterNode, warnings: Sequence[str] = ()) -> TreeStats:
-    """Counts; `noise_fraction` is the share of rows that are noise at any level, `root_noise_fraction` at the root."""
+def tree_stats(
+    root: ClusterNode, warnings: Sequence[str] = (), *, filled: Sequence[str] | None = None, preset: str = "spotify"
+) -> TreeStats:
+    """Counts; `noise_fraction` is the share of rows that are noise at any level, `root_noise_fraction` at the root.
+
+    Args:
+        filled: the leaf of every row in the order of `root.indices`; without it noise counts as unfilled.
+        preset: what the tree was made with: the remedies that the warnings name depend on it.
+    """
     clusters = [node for node in root.walk() if node.parent_id is not None]
     noise = sum(len(node.noise_indices) for node in root.walk())
     return TreeStats(
@@ -294,7 +346,8 @@ def tree_stats(root: ClusterNode, warnings: Sequence[str] = ()) -> TreeStats:
         root_noise_fraction=root.noise_fraction,
         rows=root.size,
         why_stopped=_counts([node for node in root.walk() if node.why_stopped], lambda node: node.why_stopped or ""),
-        warnings=[*warnings, *shape_warnings(root)],
+        levels=level_stats(root, filled),
+        warnings=[*warnings, *shape_warnings(root, preset)],
     )
 
 
@@ -303,16 +356,65 @@ def _counts(nodes: Sequence[ClusterNode], name: Callable[[ClusterNode], str]) ->
     return {each: names.count(each) for each in sorted(set(names))}
 
 
-def shape_warnings(root: ClusterNode) -> list[str]:
+def level_stats(root: ClusterNode, filled: Sequence[str] | None = None) -> list[LevelStats]:
+    """What happened at each depth below the root, coarsest first."""
+    leaf_of = dict(zip(root.indices.tolist(), filled, strict=True)) if filled is not None else {}
+    deepest = max(node.depth for node in root.walk())
+    return [_level(root, depth, leaf_of) for depth in range(root.depth + 1, deepest + 1)]
+
+
+def _level(root: ClusterNode, depth: int, leaf_of: Mapping[int, str]) -> LevelStats:
+    here = [node for node in root.walk() if node.depth == depth]
+    splits = [node for node in root.walk() if node.depth == depth - 1 and node.children]
+    ended = sum(node.size for node in root.walk() if node.depth < depth and not node.children)
+    rows, entered = sum(node.size for node in here), sum(node.size for node in splits)
+    clustered = [node.size - len(node.noise_indices) for node in splits]
+    unfilled = sum(
+        not lies_below(leaf_of.get(row, ROOT_ID), node.cluster_id)
+        for node in splits
+        for row in node.noise_indices.tolist()
+    )
+    return LevelStats(
+        depth=depth,
+        clusters=len(here),
+        leaves=sum(not node.children for node in here),
+        rows=rows,
+        entered=entered,
+        noise=entered - rows,
+        noise_fraction=(entered - rows) / entered,
+        noise_fraction_filled=unfilled / entered,
+        covered=(rows + ended) / root.size,
+        silhouette_projected=_weighted([node.silhouette_projected for node in splits], clustered),
+        silhouette_embedding=_weighted([node.silhouette_embedding for node in splits], clustered),
+    )
+
+
+def _weighted(scores: Sequence[float | None], weights: Sequence[int]) -> float:
+    return sum((score or 0.0) * weight for score, weight in zip(scores, weights, strict=True)) / max(sum(weights), 1)
+
+
+def lies_below(cluster_id: str, ancestor_id: str) -> bool:
+    """Whether a cluster is a descendant of another: `0.3.1` of `0.3`, and everything but the root of the root."""
+    return cluster_id != ROOT_ID and (ancestor_id == ROOT_ID or cluster_id.startswith(f"{ancestor_id}."))
+
+
+# Presets other than the default find what there is by themselves: there is no other one to name.
+BETTER_PRESET = {"spotify": "adaptive"}
+
+
+def shape_warnings(root: ClusterNode, preset: str = "spotify") -> list[str]:
     """What a reader must know before trusting the tree: it hardly split, or most of it is noise."""
     clusters = sum(1 for _ in root.walk()) - 1
+    better = BETTER_PRESET.get(preset)
     found = []
-    if clusters <= 3:
+    if clusters <= FEW_CLUSTERS:
         reason = f" ({STOP_REASONS[root.why_stopped]})" if root.why_stopped else ""
         # Copies of one vector cannot be told apart by any setting.
-        remedy = "" if root.why_stopped == "identical" else f"; {MORE_CLUSTERS}"
+        hint = better and root.why_stopped != "identical"
+        remedy = f"; clustering.preset={better} chooses its sizes by the data, and {MORE_CLUSTERS}" if hint else ""
         found.append(f"only {clusters} clusters{reason}{remedy}")
-    if root.noise_fraction > 0.5:
-        share = f"{root.noise_fraction:.0%}"
-        found.append(f"{share} of the chunks are noise; a smaller clustering.hdbscan_min_samples leaves less")
+    share = sum(len(node.noise_indices) for node in root.walk()) / max(root.size, 1)
+    if share > MUCH_NOISE:
+        remedy = f"; clustering.preset={better} leaves less" if better else ""
+        found.append(f"{share:.0%} of the chunks are noise{remedy}")
     return found

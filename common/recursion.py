@@ -1,7 +1,8 @@
 """Recursive clustering of vectors: project a node's own points (UMAP), cluster them (HDBSCAN), go on in each child.
 
 After Spotify's "Recursive Embedding and Clustering" (Engineering blog, 2023). Children are always kept; the silhouette
-gate decides only whether each child is split again. Noise stays at the node where it arose.
+gate decides only whether each child is split again. Noise stays at the node where it arose; beside that, every row has
+a leaf: `common.placement` lets its nearest clustered rows vote.
 
 Everything here is deterministic, at any number of threads: linear algebra runs on one thread, the k-nearest
 neighbours are exact and their ties go to the lower row, and every random draw is seeded by the settings alone.
@@ -19,44 +20,37 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from common.cluster_tree import ROOT_ID, ClusterNode, SplitParameters, child_id, validate
+from common.density import Density, check_engine, density_clusters, projects
+from common.neighbours import Neighbours, top_k
+from common.placement import fill_noise
 from common.shapes import check_shape
+from common.silhouettes import Silhouette, cosine_silhouette, sampled_silhouette
+from common.units import unit_rows
 from config import ClusteringConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float, Float32, Int
 
 Metric = Literal["cosine", "euclidean"]
+# Members of a node -> their vectors, made anew for it.
+Refit = Callable[["Int[np.ndarray, ' members']"], "Float[np.ndarray, 'members dims']"]
 
-# Beyond this the exact neighbour graph (quadratic) costs more than UMAP's own approximate one (seeded as well).
-EXACT_NEIGHBOURS_ROWS = 30_000
-# Silhouettes in the projection are exact up to this many rows, then estimated on a stratified sample of it.
-SILHOUETTE_ROWS = 4_000
 # The fallback tries 2 to this many k-means clusters.
 KMEANS_CLUSTERS = 8
-_BLOCK_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The k nearest rows of every row, itself first, nearest first."""
-
-    indices: Int[np.ndarray, "n k"]
-    distances: Float[np.ndarray, "n k"]
-
-
-@dataclass(frozen=True)
-class Silhouette:
-    """Mean silhouette over all rows, and over the rows of every cluster, in [-1, 1]."""
-
-    mean: float
-    by_cluster: Float[np.ndarray, " clusters"]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
-    """The clustering of one node: its labels, -1 for noise, the largest cluster being 0, and how good they are."""
+    """The clustering of one node.
+
+    Args:
+        labels: -1 for noise, the largest cluster being 0.
+        strength: how firmly each row belongs to its cluster, in [0, 1]; 0 for noise.
+        projected, embedding: how well the clusters hold together in the projection, and by the vectors' cosines.
+    """
 
     labels: Int[np.ndarray, " members"]
+    strength: Float32[np.ndarray, " members"]
     projected: Silhouette
     embedding: Silhouette
     parameters: SplitParameters
@@ -92,64 +86,42 @@ def one_thread() -> Generator[None]:
         yield
 
 
-def as_units(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows of length 1 in float32; a zero row stays zero."""
-    rows = np.asarray(vectors, dtype=np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
-
-
 def nearest_neighbours(vectors: Float[np.ndarray, "n d"], k: int, metric: Metric) -> Neighbours:
     """Exact k nearest rows of each row, itself among them, first; ties go to the lower row. Needs k <= n.
 
-    `cosine` is 1 - cosine similarity, in [0, 2].
+    `cosine` is 1 - cosine similarity, in [0, 2], taken from the Euclidean distance of unit rows (half its square), so
+    that a row of zeros has a place as well: 0.5 from every row with a direction.
     """
     n = check_shape("vectors", vectors, "n d")["n"]
     if not 1 <= k <= n:
         raise ValueError(f"k must be between 1 and the {n} rows, not {k}")
-    points = as_units(vectors) if metric == "cosine" else np.asarray(vectors, dtype=np.float32)
-    indices, distances = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    rows = max(1, _BLOCK_BYTES // (8 * n))
-    for start in range(0, n, rows):
-        block = slice(start, min(start + rows, n))
-        indices[block], distances[block] = _smallest(_distances(points, block, metric), k, start)
-    return Neighbours(indices, distances)
+    points = unit_rows(vectors) if metric == "cosine" else np.asarray(vectors, dtype=np.float32)
+    near = _itself_first(top_k(points, points, k, "euclidean"))
+    return replace(near, distances=near.distances**2 / 2) if metric == "cosine" else near
 
 
-def _distances(points: Float[np.ndarray, "n d"], block: slice, metric: Metric) -> Float[np.ndarray, "b n"]:
-    inner = points[block] @ points.T
-    if metric == "cosine":
-        return np.maximum(1 - inner, 0)
-    squares = np.einsum("nd,nd->n", points, points)
-    return np.sqrt(np.maximum(squares[block, None] + squares[None, :] - 2 * inner, 0))
-
-
-def _smallest(
-    distances: Float[np.ndarray, "b n"], k: int, start: int
-) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
-    """The k smallest of each row of a block that begins at row `start`.
-
-    Distance and column are packed into one integer (the bits of a non-negative float32 sort as the float does), so
-    that no two are equal: `argpartition` on the distances alone would choose among ties as it likes.
-    """
-    keys = distances.astype(np.float32).view(np.int32).astype(np.int64) << 32
-    keys |= np.arange(distances.shape[1])
-    own = np.arange(len(distances))
-    # The row itself comes before duplicates of it, and at exactly 0 whatever the rounding.
-    keys[own, start + own] = -1
-    nearest = np.sort(np.partition(keys, k - 1, axis=1)[:, :k], axis=1)
-    nearest[:, 0] = start + own
-    return (nearest & 0xFFFFFFFF).astype(np.int32), (nearest >> 32).astype(np.int32).view(np.float32)
+def _itself_first(near: Neighbours) -> Neighbours:
+    """Rows that are the same as a row may come before it, or crowd it out: it is put first, at its distance 0."""
+    itself = np.arange(len(near.indices))[:, None]
+    indices, distances = near.indices.copy(), near.distances.copy()
+    crowded_out = ~(indices == itself).any(axis=1)
+    indices[crowded_out, -1], distances[crowded_out, -1] = itself[crowded_out, 0], 0.0
+    order = np.argsort(indices != itself, axis=1, kind="stable")
+    return Neighbours(np.take_along_axis(indices, order, axis=1), np.take_along_axis(distances, order, axis=1))
 
 
 # --- one split -----------------------------------------------------------------------------------------------
 
 
+def smallest_floor(depth: int, settings: ClusteringConfig) -> float:
+    """What min_cluster_size never falls below at this depth: max(floor, root floor / 2^depth)."""
+    return max(settings.min_cluster_size_floor, settings.min_cluster_size_root / 2**depth)
+
+
 def minimum_size(n: int, depth: int, settings: ClusteringConfig) -> int:
-    """min_cluster_size of a node: max(floor, int(n * base_pct * decay^depth))."""
+    """min_cluster_size of a node: max(floor at this depth, n * base_pct * decay^depth), rounded down."""
     # 0.7 squared is 0.48999...: without the nudge 500 * 0.7^2 would be 244.
-    share = n * settings.base_pct * settings.decay**depth + 1e-9
-    return max(settings.min_cluster_size_floor, int(share))
+    return int(max(smallest_floor(depth, settings), n * settings.base_pct * settings.decay**depth) + 1e-9)
 
 
 def split_parameters(n: int, dims: int, depth: int, settings: ClusteringConfig) -> SplitParameters:
@@ -158,12 +130,13 @@ def split_parameters(n: int, dims: int, depth: int, settings: ClusteringConfig) 
     The projection starts from principal components, of which there are at most `dims`; UMAP needs fewer neighbours
     than rows, and fewer components than rows.
     """
+    components = max(1, min(settings.umap_n_components, n - 2, dims))
     return SplitParameters(
-        method="hdbscan",
+        method=settings.engine,
         min_cluster_size=minimum_size(n, depth, settings),
         min_samples=max(1, min(settings.hdbscan_min_samples, n - 1)),
         n_neighbors=max(2, min(settings.umap_n_neighbors, n - 1)),
-        n_components=max(1, min(settings.umap_n_components, n - 2, dims)),
+        n_components=components if projects(settings.engine) else dims,
         metric=settings.umap_metric,
         seed=settings.seed,
     )
@@ -187,15 +160,12 @@ def umap_points(
 ) -> Float[np.ndarray, "n c"]:
     """Seeded UMAP of the rows.
 
-    An exact neighbour graph replaces UMAP's approximate one up to `EXACT_NEIGHBOURS_ROWS`: the search it replaces
-    spends half a minute compiling itself in every process, and depends on the number of threads.
+    An exact neighbour graph replaces UMAP's approximate one: the search it replaces spends half a minute compiling
+    itself in every process, and depends on the number of threads.
     """
     from umap import UMAP
 
-    known = (None, None, None)
-    if len(vectors) <= EXACT_NEIGHBOURS_ROWS:
-        near = nearest_neighbours(vectors, n_neighbors, metric)
-        known = (near.indices, near.distances, None)
+    near = nearest_neighbours(vectors, n_neighbors, metric)
     model = UMAP(
         n_neighbors=n_neighbors,
         n_components=n_components,
@@ -204,26 +174,13 @@ def umap_points(
         init="pca",
         random_state=seed,
         n_jobs=1,
-        precomputed_knn=known,
+        precomputed_knn=(near.indices.astype(np.int32), near.distances, None),
         disconnection_distance=np.inf,
     )
     with warnings.catch_warnings():
         # UMAP remarks that it could not project *new* points with a given graph; none are.
         warnings.simplefilter("ignore")
         return model.fit_transform(vectors)
-
-
-def density_labels(points: Float[np.ndarray, "n c"], parameters: SplitParameters) -> Int[np.ndarray, " n"]:
-    """HDBSCAN (excess of mass, euclidean); -1 is noise."""
-    from hdbscan import HDBSCAN
-
-    model = HDBSCAN(
-        min_cluster_size=parameters.min_cluster_size,
-        min_samples=parameters.min_samples,
-        cluster_selection_method="eom",
-        core_dist_n_jobs=1,
-    )
-    return model.fit(points).labels_.astype(np.int64)
 
 
 def kmeans_labels(vectors: Float[np.ndarray, "n d"], smallest: int, seed: int) -> Int[np.ndarray, " n"]:
@@ -233,7 +190,7 @@ def kmeans_labels(vectors: Float[np.ndarray, "n d"], smallest: int, seed: int) -
     """
     from sklearn.cluster import KMeans
 
-    units = as_units(vectors)
+    units = unit_rows(vectors)
     most = max(2, min(KMEANS_CLUSTERS, len(units) // smallest))
     tries = [KMeans(n_clusters=k, n_init=4, random_state=seed).fit(units).labels_ for k in range(2, most + 1)]
     scores = [cosine_silhouette(units, labels).mean for labels in tries]
@@ -250,109 +207,39 @@ def by_size(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return renamed
 
 
-def split(vectors: Float[np.ndarray, "n d"], depth: int, settings: ClusteringConfig, *, fallback: bool) -> Split:
+def split(
+    vectors: Float[np.ndarray, "n d"],
+    depth: int,
+    settings: ClusteringConfig,
+    *,
+    fallback: bool,
+    refitted: Float[np.ndarray, "n e"] | None = None,
+) -> Split:
     """Cluster one node's own points. Labels are all -1 when nothing was found.
 
     Args:
         vectors: the node's members, at least 4.
         depth: the node's depth; the root's is 0.
-        fallback: use k-means when HDBSCAN finds noise only.
+        fallback: use k-means when the engine finds noise only.
+        refitted: the same members' vectors made for this node, to be clustered in place of `vectors`.
     """
-    parameters = split_parameters(len(vectors), vectors.shape[1], depth, settings)
+    space = vectors if refitted is None else refitted
+    parameters = split_parameters(len(space), space.shape[1], depth, settings)
     with one_thread():
-        points = project(vectors, parameters)
-        labels = by_size(density_labels(points, parameters))
-        if fallback and labels.max() < 1:
-            labels = by_size(kmeans_labels(vectors, parameters.min_cluster_size, parameters.seed))
+        points = project(space, parameters) if projects(settings.engine) else unit_rows(space)
+        found = density_clusters(points, parameters, settings.engine)
+        if fallback and found.labels.max() < 1:
+            labels = kmeans_labels(space, parameters.min_cluster_size, parameters.seed)
+            found = Density(labels, np.ones(len(labels), dtype=np.float32))
             parameters = replace(parameters, method="kmeans")
+        labels = by_size(found.labels)
         return Split(
             labels,
+            found.strength,
             sampled_silhouette(points, labels, parameters.seed),
             cosine_silhouette(vectors, labels),
             parameters,
         )
-
-
-# --- silhouettes ---------------------------------------------------------------------------------------------
-
-
-def _scores(
-    distances: Float[np.ndarray, "n clusters"], labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " clusters"]
-) -> Float[np.ndarray, " n"]:
-    """Silhouette per row from the summed distances to the members of every cluster (Rousseeuw 1987).
-
-    A row alone in its cluster scores 0, as in scikit-learn.
-    """
-    rows = np.arange(len(labels))
-    own = counts[labels]
-    within = distances[rows, labels] / np.maximum(own - 1, 1)
-    means = distances / np.maximum(counts, 1)
-    means[rows, labels] = np.inf
-    between = means.min(axis=1)
-    scores = (between - within) / np.maximum(np.maximum(between, within), 1e-12)
-    return np.where(own > 1, scores, 0.0)
-
-
-def _none(clusters: int) -> Silhouette:
-    return Silhouette(0.0, np.zeros(max(clusters, 0)))
-
-
-def cosine_silhouette(vectors: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -> Silhouette:
-    """Exact silhouette under cosine distance in O(n * clusters * d); rows labelled -1 are left out.
-
-    For unit rows the distances to a cluster's members sum to (members) - row . (sum of members), so no pair of rows
-    is ever compared. 0 when there are fewer than two clusters.
-    """
-    clusters = int(labels.max(initial=-1)) + 1
-    if clusters < 2:
-        return _none(clusters)
-    kept = np.flatnonzero(labels >= 0)
-    units, mine = as_units(vectors[kept]).astype(np.float64), labels[kept]
-    counts = np.bincount(mine, minlength=clusters)
-    sums = np.stack([units[mine == number].sum(axis=0) for number in range(clusters)])
-    distances = counts[None, :] - units @ sums.T
-    # Its distance to itself is 0 for a unit row but 1 - 0 for a zero row: take it out exactly.
-    distances[np.arange(len(mine)), mine] -= 1 - np.einsum("nd,nd->n", units, units)
-    scores = _scores(np.maximum(distances, 0), mine, counts)
-    return Silhouette(float(scores.mean()), np.bincount(mine, weights=scores, minlength=clusters) / counts)
-
-
-def sampled_silhouette(
-    points: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"], seed: int, rows: int = SILHOUETTE_ROWS
-) -> Silhouette:
-    """Euclidean silhouette; rows labelled -1 are left out. 0 when there are fewer than two clusters.
-
-    Exact up to `rows` clustered rows. Beyond, equally many rows of every cluster stand for it (all of a small one),
-    so that each cluster's own score is as well known as the next; the mean weights clusters by their true sizes.
-    """
-    clusters = int(labels.max(initial=-1)) + 1
-    if clusters < 2:
-        return _none(clusters)
-    kept = _stratified(labels, rows, seed)
-    chosen, mine = points[kept], labels[kept]
-    counts = np.bincount(mine, minlength=clusters)
-    members = np.eye(clusters)[mine]
-    block = max(1, _BLOCK_BYTES // (8 * len(kept)))
-    summed = [_euclidean(chosen[at : at + block], chosen) @ members for at in range(0, len(kept), block)]
-    by_cluster = np.bincount(mine, weights=_scores(np.concatenate(summed), mine, counts), minlength=clusters) / counts
-    sizes = np.bincount(labels[labels >= 0], minlength=clusters)
-    return Silhouette(float(by_cluster @ sizes / sizes.sum()), by_cluster)
-
-
-def _euclidean(left: Float[np.ndarray, "a c"], right: Float[np.ndarray, "b c"]) -> Float[np.ndarray, "a b"]:
-    from scipy.spatial.distance import cdist
-
-    return cdist(left, right)
-
-
-def _stratified(labels: Int[np.ndarray, " n"], rows: int, seed: int) -> Int[np.ndarray, " m"]:
-    kept = np.flatnonzero(labels >= 0)
-    if len(kept) <= rows:
-        return kept
-    draw = np.random.default_rng(seed)
-    quota = max(2, rows // (int(labels.max()) + 1))
-    members = [np.flatnonzero(labels == number) for number in range(int(labels.max()) + 1)]
-    return np.concatenate([m if len(m) <= quota else np.sort(draw.choice(m, quota, replace=False)) for m in members])
 
 
 # --- the tree ------------------------------------------------------------------------------------------------
@@ -383,21 +270,43 @@ def why_leaf(visit: _Visit, vectors: Float[np.ndarray, "n d"], settings: Cluster
     return "identical" if (vectors[visit.rows] == first).all() else None
 
 
+@dataclass(frozen=True, eq=False)
+class GrownTree:
+    """A tree, and the place of every row in it.
+
+    Args:
+        root: as grown: noise at the node where it arose.
+        filled: of every row the id of a leaf: its own, or for noise the one its nearest clustered rows voted for.
+        strength: in [0, 1]: of a row in a leaf the smallest membership on its path (1 when nothing was split); of a
+            filled row the share of the votes for its leaf.
+    """
+
+    root: ClusterNode
+    filled: list[str]
+    strength: Float32[np.ndarray, " n"]
+
+
 def grow(
     vectors: Float[np.ndarray, "n d"],
     settings: ClusteringConfig,
     store: SplitStore | None = None,
     on_settled: Callable[[int], object] = lambda rows: None,
-) -> ClusterNode:
+    *,
+    refit: Refit | None = None,
+    depth: int = 0,
+) -> GrownTree:
     """The cluster tree of all rows; `indices` are rows of `vectors`.
 
     Args:
         vectors: any numeric dtype; cosine distances do not need unit rows.
         store: where finished splits are found and kept.
         on_settled: called after each node with the number of rows whose place is now final; they add up to all rows.
+        refit: makes vectors for the members of a node below the root, to be clustered there in place of their own.
+        depth: of the root: the sizes shrink, and the levels are counted, from there.
 
     Raises:
         ValueError: there are no rows, a value is not finite, or the metric is unknown.
+        UserError: the engine's package is not installed.
     """
     n = check_shape("vectors", vectors, "n d")["n"]
     if n == 0:
@@ -406,39 +315,64 @@ def grow(
         raise ValueError("vectors: a value is not finite")
     if settings.umap_metric not in ("cosine", "euclidean"):
         raise ValueError(f"umap_metric must be 'cosine' or 'euclidean', not '{settings.umap_metric}'")
-    root = _grow(np.asarray(vectors, dtype=np.float32), settings, store or NoStore(), on_settled)
+    check_engine(settings.engine)
+    rows = np.asarray(vectors, dtype=np.float32)
+    visits = _visit_all(rows, settings, store or NoStore(), on_settled, refit, depth)
+    root = _assemble(visits)
     validate(root)
-    return root
+    placed = fill_noise(rows, root, _memberships(visits, n), settings.fill_neighbors)
+    return GrownTree(root, placed.paths, placed.strength)
 
 
-def _grow(
+_Visited = tuple["_Visit", Split | None, str | None]
+
+
+def _visit_all(
     vectors: Float[np.ndarray, "n d"],
     settings: ClusteringConfig,
     store: SplitStore,
     on_settled: Callable[[int], object],
-) -> ClusterNode:
-    """Breadth-first, so that a run that is stopped has finished the coarse levels; then assembled from the leaves."""
-    waiting = deque([_Visit(ROOT_ID, None, 0, np.arange(len(vectors), dtype=np.int64))])
-    visits: list[tuple[_Visit, Split | None, str | None]] = []
+    refit: Refit | None,
+    depth: int,
+) -> list[_Visited]:
+    """Breadth-first, so that a run that is stopped has finished the coarse levels."""
+    waiting = deque([_Visit(ROOT_ID, None, depth, np.arange(len(vectors), dtype=np.int64))])
+    visits: list[_Visited] = []
     while waiting:
         visit = waiting.popleft()
         reason = why_leaf(visit, vectors, settings)
-        found = None if reason else _stored_split(visit, vectors, settings, store)
+        found = None if reason else _stored_split(visit, vectors, settings, store, refit)
         if found is not None and found.labels.max() < 1:
             reason = "no_clusters"
         visits.append((visit, found, reason))
         if found is not None and reason is None:
             waiting.extend(_children(visit, found))
         on_settled(int((found.labels < 0).sum()) if found is not None and reason is None else len(visit.rows))
-    return _assemble(visits)
+    return visits
+
+
+def _memberships(visits: list[_Visited], n: int) -> Float32[np.ndarray, " n"]:
+    """The smallest membership of every row in the clusters it passed; 0 once it was noise."""
+    smallest = np.ones(n, dtype=np.float32)
+    for visit, found, reason in visits:
+        if found is not None and reason is None:
+            smallest[visit.rows] = np.minimum(smallest[visit.rows], found.strength)
+    return smallest
 
 
 def _stored_split(
-    visit: _Visit, vectors: Float[np.ndarray, "n d"], settings: ClusteringConfig, store: SplitStore
+    visit: _Visit,
+    vectors: Float[np.ndarray, "n d"],
+    settings: ClusteringConfig,
+    store: SplitStore,
+    refit: Refit | None,
 ) -> Split:
     found = store.load(visit.cluster_id)
     if found is None:
-        found = split(vectors[visit.rows], visit.depth, settings, fallback=visit.parent_id is None)
+        top = visit.parent_id is None
+        # The root's vectors are already fitted on all of its members.
+        refitted = None if refit is None or top else refit(visit.rows)
+        found = split(vectors[visit.rows], visit.depth, settings, fallback=top, refitted=refitted)
         store.save(visit.cluster_id, found)
     return found
 
@@ -458,7 +392,7 @@ def _children(visit: _Visit, found: Split) -> list[_Visit]:
     ]
 
 
-def _assemble(visits: list[tuple[_Visit, Split | None, str | None]]) -> ClusterNode:
+def _assemble(visits: list[_Visited]) -> ClusterNode:
     built: dict[str | None, list[ClusterNode]] = {}
     for visit, found, reason in reversed(visits):
         children = tuple(reversed(built.pop(visit.cluster_id, [])))

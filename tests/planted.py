@@ -9,6 +9,9 @@ import numpy as np
 
 from config import ClusteringConfig, ColumnsText, Config, EmbeddingConfig, FilesReader, PrepareConfig, SourceConfig
 
+# The recipe, for a corpus a hundredth of the size it was made for.
+SMALL = ClusteringConfig(base_pct=0.1, min_cluster_size_root=10, silhouette_threshold=0.99, umap_n_components=5)
+
 # Words of each topic, and of its two subtopics.
 TOPICS = {
     "cooking": (
@@ -68,7 +71,7 @@ def planted_config(folder: Path, data: str = "data", clustering: ClusteringConfi
         name="planted",
         prepare=PrepareConfig(sources=(source,)),
         embedding=EmbeddingConfig(dimensions=16),
-        clustering=clustering or ClusteringConfig(base_pct=0.1, silhouette_threshold=0.99, umap_n_components=5),
+        clustering=clustering or SMALL,
         data_dir=str(folder / data),
         progress=False,
     )

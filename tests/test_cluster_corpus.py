@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,9 +59,10 @@ def test_clusters_hold_chunks_of_one_subtopic_by_global_row(session):
     validate(root)
     assert len(root.children) == len(SUBTOPICS)
     for child in root.children:
-        found = {topics[row] for row in child.indices}
-        assert len(found) == 1, f"{child.cluster_id} mixes {found}"
-    assert {topics[row] for row in root.noise_indices} == {MINOR[0]}, "too few to be a cluster"
+        found = Counter(topics[row] for row in child.indices)
+        assert found.most_common(1)[0][1] > 0.95 * child.size, f"{child.cluster_id} mixes {found}"
+    noise = Counter(topics[row] for row in root.noise_indices)
+    assert noise[MINOR[0]] > 0.9 * topics.count(MINOR[0]), "too few to be a cluster"
 
 
 def test_every_clustered_chunk_is_assigned_once_with_its_id(session):
@@ -69,7 +71,8 @@ def test_every_clustered_chunk_is_assigned_once_with_its_id(session):
         each for chunks in session.load(CHUNKS).tables("chunks-*.parquet") for each in chunks["chunk_id"].to_pylist()
     ]
     embedded = load_vectors(session.load(VECTORS)).chunk_rows
-    assert table.column_names == ["chunk_row", "chunk_id", "path", "depth", "is_noise"]
+    columns = ["chunk_row", "chunk_id", "path", "depth", "is_noise", "filled_path", "strength", "fitted"]
+    assert table.column_names == columns
     assert table["chunk_row"].to_pylist() == embedded.tolist()
     assert table["chunk_id"].to_pylist() == [ids[row] for row in embedded]
     root = load_tree(session.load(CLUSTERS))
@@ -158,12 +161,12 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_split(session, tmp_path, m
 
 
 def test_counts_go_to_stdout_and_warnings_to_stderr(session, tmp_path, capsys):
-    cluster_corpus.present(session, Namespace(json=False))
+    cluster_corpus.present(session, Namespace(json=False, stability=None))
     printed = capsys.readouterr()
     assert f"{len(SUBTOPICS)} at depth 1" in printed.out
     few = session_of(tmp_path, clustering=ClusteringConfig(min_cluster_size_floor=1000))
     few.run(CLUSTERS)
-    cluster_corpus.present(few, Namespace(json=True))
+    cluster_corpus.present(few, Namespace(json=True, stability=None))
     printed = capsys.readouterr()
     assert few.load(CLUSTERS).json("stats.json")["total_clusters"] == 0
     assert "warning: only 0 clusters (fewer than two clusters of the smallest size fit)" in printed.err

@@ -29,18 +29,17 @@ from common.cluster_tree import (
 )
 from common.recursion import (
     by_size,
-    cosine_silhouette,
     grow,
     minimum_size,
     nearest_neighbours,
-    sampled_silhouette,
     split_parameters,
 )
+from common.silhouettes import cosine_silhouette, sampled_silhouette
 from config import ClusteringConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = ClusteringConfig(
-    base_pct=0.2, decay=0.5, min_cluster_size_floor=10, silhouette_threshold=1.0, max_depth=2, umap_n_components=4
+    base_pct=0.2, decay=0.5, min_cluster_size_root=10, silhouette_threshold=1.0, max_depth=2, umap_n_components=4
 )
 
 
@@ -64,7 +63,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def tree(corpus) -> ClusterNode:
-    return grow(corpus[0], PLANTED)
+    return grow(corpus[0], PLANTED).root
 
 
 # --- the tree ------------------------------------------------------------------------------------------------
@@ -77,8 +76,9 @@ def test_two_planted_levels_are_found_with_global_rows(corpus, tree):
         truth = {1: coarse, 2: fine}.get(node.depth)
         if truth is not None:
             # Rows that were local to the parent would mix labels: the corpus is shuffled.
-            assert len(set(truth[node.indices])) == 1, node.cluster_id
-            assert node.size > 0.9 * (truth == truth[node.indices[0]]).sum()
+            inside = np.bincount(truth[node.indices])
+            assert inside.max() > 0.95 * node.size, node.cluster_id
+            assert inside.max() > 0.9 * (truth == inside.argmax()).sum()
 
 
 def test_every_row_is_in_exactly_one_leaf_or_noise_slot(corpus, tree):
@@ -108,7 +108,7 @@ def test_ids_name_parents_and_siblings_come_largest_first(tree):
 
 def test_children_are_kept_whatever_their_silhouette_and_only_not_split_again(corpus):
     """The gate closed at every child: the root's clusters are all there, each a leaf that says why."""
-    shut = grow(corpus[0], replace(PLANTED, silhouette_threshold=-1.0))
+    shut = grow(corpus[0], replace(PLANTED, silhouette_threshold=-1.0)).root
     assert len(shut.children) == 3
     assert {child.why_stopped for child in shut.children} == {"cohesive"}
     assert all(not child.children for child in shut.children)
@@ -118,7 +118,7 @@ def test_the_gate_is_each_childs_own(corpus, tree):
     scores = sorted(child.cohesion_projected for child in tree.children)
     between = (scores[0] + scores[1]) / 2
     assert scores[0] < between < scores[1], "the test needs children that differ"
-    gated = grow(corpus[0], replace(PLANTED, silhouette_threshold=between))
+    gated = grow(corpus[0], replace(PLANTED, silhouette_threshold=between)).root
     for child in gated.children:
         assert bool(child.children) == (child.cohesion_projected < between)
 
@@ -144,7 +144,7 @@ def test_a_node_records_what_it_was_made_with(tree):
 
 
 def test_max_depth_one_stops_below_the_root(corpus):
-    root = grow(corpus[0], replace(PLANTED, max_depth=1))
+    root = grow(corpus[0], replace(PLANTED, max_depth=1)).root
     assert {child.why_stopped for child in root.children} == {"max_depth"}
 
 
@@ -152,7 +152,7 @@ def test_noise_stays_at_the_node_where_it_arose(corpus):
     """A topic too small to be a cluster is the root's noise: members of the root, and of nothing below it."""
     draw = np.random.default_rng(5)
     minor = draw.normal(size=24) + draw.normal(scale=0.1, size=(30, 24))
-    root = grow(np.concatenate([corpus[0], minor.astype(np.float32)]), PLANTED)
+    root = grow(np.concatenate([corpus[0], minor.astype(np.float32)]), PLANTED).root
     assert set(range(360, 390)) <= set(root.noise_indices.tolist())
     for child in root.children:
         assert not set(child.indices) & set(root.noise_indices)
@@ -161,7 +161,7 @@ def test_noise_stays_at_the_node_where_it_arose(corpus):
 
 def test_structureless_vectors_fall_back_to_kmeans_at_the_root_only():
     noise = np.random.default_rng(1).normal(size=(300, 60)).astype(np.float32)
-    root = grow(noise, replace(PLANTED, base_pct=0.3, umap_n_components=10))
+    root = grow(noise, replace(PLANTED, base_pct=0.3, umap_n_components=10)).root
     assert next(node.parameters.method for node in root.walk() if node.parameters) == "kmeans"
     assert 2 <= len(root.children) <= 8
     assert len(root.noise_indices) == 0
@@ -173,26 +173,26 @@ def test_structureless_vectors_fall_back_to_kmeans_at_the_root_only():
 def test_no_number_of_rows_crashes(floor):
     draw = np.random.default_rng(0)
     vectors = draw.normal(size=(60, 8)).astype(np.float32)
-    settings = ClusteringConfig(min_cluster_size_floor=floor, silhouette_threshold=1.0)
+    settings = ClusteringConfig(min_cluster_size_floor=floor, min_cluster_size_root=floor, silhouette_threshold=1.0)
     sizes = range(1, 61) if floor == 2 else (1, 2, 19, 20, 21, 60)
     for n in sizes:
-        root = grow(vectors[:n], settings)
+        root = grow(vectors[:n], settings).root
         validate(root)
         assert root.size == n
 
 
 def test_identical_vectors_are_one_leaf():
-    root = grow(np.ones((50, 6), np.float32), PLANTED)
+    root = grow(np.ones((50, 6), np.float32), PLANTED).root
     assert (root.why_stopped, root.children) == ("identical", ())
 
 
 def test_many_duplicates_and_zero_rows_still_make_a_tree(corpus):
     vectors = np.concatenate([np.repeat(corpus[0][:6], 40, axis=0), np.zeros((5, 24), np.float32)])
-    validate(grow(vectors, PLANTED))
+    validate(grow(vectors, PLANTED).root)
 
 
 def test_float16_is_accepted(corpus):
-    assert len(grow(corpus[0].astype(np.float16), PLANTED).children) == 3
+    assert len(grow(corpus[0].astype(np.float16), PLANTED).root.children) == 3
 
 
 @pytest.mark.parametrize(("bad", "message"), [(np.zeros((0, 4)), "no rows"), (np.full((30, 4), np.nan), "not finite")])
@@ -225,14 +225,14 @@ class Shelf:
 
 def test_finished_splits_are_not_computed_again(corpus, tree, monkeypatch):
     shelf = Shelf()
-    first = grow(corpus[0], PLANTED, shelf)
+    first = grow(corpus[0], PLANTED, shelf).root
     assert to_json(first) == to_json(tree)
     del shelf.kept["1"]
     shelf.saved.clear()
     computed = []
     real = recursion.split
     monkeypatch.setattr(recursion, "split", lambda *args, **options: computed.append(1) or real(*args, **options))
-    assert to_json(grow(corpus[0], PLANTED, shelf)) == to_json(tree)
+    assert to_json(grow(corpus[0], PLANTED, shelf).root) == to_json(tree)
     assert (shelf.saved, len(computed)) == (["1"], 1)
 
 
@@ -246,8 +246,9 @@ PROGRAM = """
 import json, sys, numpy as np
 from common.cluster_tree import to_json
 from common.recursion import grow
+from common.silhouettes import cosine_silhouette, sampled_silhouette
 from config import ClusteringConfig
-print(json.dumps(to_json(grow(np.load(sys.argv[1]), ClusteringConfig(**json.loads(sys.argv[2]))))))
+print(json.dumps(to_json(grow(np.load(sys.argv[1]), ClusteringConfig(**json.loads(sys.argv[2]))).root)))
 """
 
 
@@ -269,8 +270,7 @@ def test_fresh_processes_at_one_and_two_threads_agree_byte_for_byte(tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_neighbours_are_those_of_brute_force(metric, monkeypatch):
-    monkeypatch.setattr(recursion, "_BLOCK_BYTES", 8 * 90 * 7)
+def test_neighbours_are_those_of_brute_force(metric):
     vectors = np.random.default_rng(2).normal(size=(90, 5)).astype(np.float32)
     found = nearest_neighbours(vectors, 6, metric)
     distances = cdist(vectors, vectors, metric)
@@ -292,9 +292,9 @@ def test_more_neighbours_than_rows_is_an_error(k):
 
 
 def test_min_cluster_size_follows_the_formula():
-    settings = ClusteringConfig(base_pct=0.05, decay=0.7, min_cluster_size_floor=10)
-    assert [minimum_size(10_000, depth, settings) for depth in (0, 1, 2)] == [500, 350, 245]
-    assert minimum_size(100, 0, settings) == 10
+    """The numbers of the recipe: 5% of the node, times 0.7 a level, and never below max(10, 50 / 2^depth)."""
+    assert [minimum_size(10_000, depth, ClusteringConfig()) for depth in (0, 1, 2)] == [500, 350, 245]
+    assert [minimum_size(100, depth, ClusteringConfig()) for depth in range(5)] == [50, 25, 12, 10, 10]
 
 
 def test_settings_are_capped_by_the_size_of_the_node():

@@ -1,0 +1,63 @@
+"""Latent semantic analysis fitted again on the texts of one cluster: words common in it no longer tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.lsa import fit_lsa
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from jaxtyping import Bool, Float32, Int
+
+    from config import EmbeddingConfig
+
+# Texts that are Python strings at a time; the others stay in Arrow's memory.
+TEXT_BLOCK = 8_192
+
+
+@dataclass(frozen=True, eq=False)
+class LsaRefit:
+    """Rows of a corpus -> their vectors under a model fitted on them alone.
+
+    Args:
+        texts: of every row, one Arrow array.
+        settings: dimensions, vocabulary size and seed of the fit; beyond `fit_documents` rows, rows at equal
+            distances stand for all.
+    """
+
+    texts: pa.ChunkedArray
+    settings: EmbeddingConfig
+
+    def __call__(self, rows: Int[np.ndarray, " members"]) -> Float32[np.ndarray, "members dims"]:
+        few = min(len(rows), self.settings.fit_documents)
+        fitted = rows[np.linspace(0, len(rows) - 1, few).astype(np.int64)]
+        model = fit_lsa(
+            (text for block in self._blocks(fitted) for text in block),
+            dimensions=self.settings.dimensions,
+            max_features=self.settings.max_features,
+            seed=self.settings.seed,
+        )
+        return np.concatenate([model.embed(block) for block in self._blocks(rows)])
+
+    def _blocks(self, rows: Int[np.ndarray, " some"]) -> Iterator[list[str]]:
+        for start in range(0, len(rows), TEXT_BLOCK):
+            yield self.texts.take(rows[start : start + TEXT_BLOCK]).to_pylist()
+
+
+def texts_of_rows(tables: Iterable[pa.Table], wanted: Int[np.ndarray, " rows"]) -> pa.ChunkedArray:
+    """The column `text` of the wanted global rows (increasing), from tables that follow one another."""
+    import pyarrow as pa
+
+    found, first = [pa.array([], pa.large_string())], 0
+    for table in tables:
+        here: Bool[np.ndarray, " n"] = np.zeros(len(table), dtype=bool)
+        here[wanted[(wanted >= first) & (wanted < first + len(table))] - first] = True
+        # 32-bit offsets would end at two gigabytes of text.
+        found += table["text"].cast(pa.large_string()).filter(pa.array(here)).chunks
+        first += len(table)
+    return pa.chunked_array(found, pa.large_string())

@@ -57,6 +57,11 @@ def one_line(text: str, limit: int | None = None) -> str:
     return folded if limit is None or len(folded) <= limit else folded[: max(limit - 1, 0)] + "…"
 
 
+def many_lines(text: str) -> str:
+    """Untrusted text with its own line ends: other controls shown as U+FFFD."""
+    return _UNSAFE.sub(lambda found: "\n" if found[0] == "\n" else "\ufffd", text.replace("\r\n", "\n"))
+
+
 def as_markup(text: str, limit: int | None = None) -> str:
     """`one_line`, with rich's markup escaped."""
     from rich.markup import escape

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.errors import ConfigError, UserError
-from common.hub import model_identity
+from common.hub import is_local, model_identity
 from common.keys import canonical_json, keyed_settings
 from common.progress import Bar, Progress
 from common.rollouts import Answer, Failure, Message, Request, Rollout, decoded
@@ -235,7 +235,7 @@ class Estimate:
     def __str__(self) -> str:
         """`1,840 requests: 1,612 cached, 228 to send: about 61,000 prompt tokens, at most 11,400 of completions`."""
         tokens = f"about {self.prompt_tokens:,} prompt tokens, at most {self.completion_tokens:,} of completions"
-        cost = "" if self.cost is None or not self.to_send else f", at most {money(self.cost)}"
+        cost = "" if not self.cost else f", at most {money(self.cost)}"
         sending = f": {tokens}{cost}" if self.to_send else ""
         return f"{self.requests:,} requests: {self.cached:,} cached, {self.to_send:,} to send{sending}"
 
@@ -298,6 +298,7 @@ async def generate_many(
         progress: shows a bar.
         on_done: called with each rollout as it is finished, in the order in which they finish.
         on_text: called with each piece of text as it comes; for a single request.
+        budget: what may still be spent, where several calls of this function share `max_cost`.
         fresh: ask again even what is cached; the cache keeps its first answer.
         budget: shared by several calls within one event loop, so that `max_cost` bounds them all together.
 
@@ -368,7 +369,8 @@ def make_rollout(call: Call, outcome: Answer | Failure, settings: GenerationConf
         finish_reason=answer.finish_reason if answer else None,
         error=outcome if isinstance(outcome, Failure) else None,
         engine=settings.engine,
-        model=settings.model,
+        # A folder's place on this machine says nothing elsewhere; its content is the revision.
+        model=Path(settings.model).name if settings.engine != "openai" and is_local(settings.model) else settings.model,
         revision=answer.revision if answer else "",
         sampling=call.sampling,
         seed=call.sampling.seed,

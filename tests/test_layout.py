@@ -16,6 +16,7 @@ ORDER = [
     "chunking",
     "embed_chunks",
     "search",
+    "rollout",
     "ranking",
     "cluster_corpus",
     "map_chunks",

@@ -21,6 +21,7 @@ from common.html import (
     table,
     tag,
 )
+from common.taxonomy import named_path
 
 NOISE = -1
 EXCERPT_CHARS = 600
@@ -473,7 +474,7 @@ def script_data(report: Report) -> dict[str, Any]:
     names = {node.path: node.name for node in report.tree.walk()}
     return {
         "groups": [{"path": child.path, "name": child.name} for child in report.tree.children],
-        "paths": [{"path": path, "name": path_name(path, names), "group": _group(path, groups)} for path in paths],
+        "paths": [{"path": path, "name": named_path(path, names), "group": _group(path, groups)} for path in paths],
         "sources": sources,
         "points": {
             "x": [round(float(value), 3) for value in points.x],
@@ -485,13 +486,6 @@ def script_data(report: Report) -> dict[str, Any]:
         },
         "tree": treemap_data(report.tree, groups),
     }
-
-
-def path_name(path: str, names: Mapping[str, str]) -> str:
-    """The names on the way from the top-level cluster down to `path`; empty for the root."""
-    parts = [] if path == ROOT_ID else path.split(".")
-    steps = [".".join(parts[: end + 1]) for end in range(len(parts))]
-    return " › ".join(names.get(step, step) for step in steps)
 
 
 def _group(path: str, groups: Mapping[str, int]) -> int:

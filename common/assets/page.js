@@ -44,6 +44,14 @@ const Page = (() => {
     return lines.map(plain).join("<br>");
   }
 
+  // Plotly shrinks a name until it fits its tile; one too small to read is hidden (hovering still tells it).
+  function hideTinyNames(plot) {
+    for (const text of plot.querySelectorAll("g.slicetext text")) {
+      const height = text.getBoundingClientRect().height / (text.querySelectorAll("tspan").length || 1);
+      text.style.opacity = height < 10 ? 0 : 1;
+    }
+  }
+
   const median = (values) => values.slice().sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
   /* The colour's number of each group, from their places ({x, y}, or nothing for a group that is not drawn). Every
@@ -73,6 +81,6 @@ const Page = (() => {
 
   return {
     COLOURS, SHAPES, OUTLINES, CONFIG, touch, darkQuery, isDark, token, plain, clip, number, font, mix, inLines, markOf,
-    median, coloursApart,
+    median, coloursApart, hideTinyNames,
   };
 })();

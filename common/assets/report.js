@@ -6,7 +6,7 @@
   const NOISE = data.groups.length; // noise is drawn as one more group, under the others
 
   const { COLOURS, SHAPES, CONFIG, touch, darkQuery, isDark, token, plain, clip, number, font, mix,
-    inLines, markOf, median, coloursApart } = Page;
+    inLines, markOf, median, coloursApart, hideTinyNames } = Page;
   const groupColour = (group) =>
     group < 0 || group === NOISE ? token("--noise") : COLOURS[isDark() ? "dark" : "light"][colourOf[group]];
   const groupShape = (group) => (group === NOISE ? "circle" : SHAPES[Math.floor(group / 8) % SHAPES.length]);
@@ -192,14 +192,6 @@
       tile.id === level || headings.has(tile.id) ? plain(clip(tile.name, tile.id === level ? 60 : widest)) : inLines(tile.name));
   }
 
-  // Plotly shrinks a name until it fits its tile; one too small to read is hidden (hovering still tells it).
-  function hideTinyNames() {
-    for (const text of byId("treemap").querySelectorAll("g.slicetext text")) {
-      const height = text.getBoundingClientRect().height / (text.querySelectorAll("tspan").length || 1);
-      text.style.opacity = height < 10 ? 0 : 1;
-    }
-  }
-
   async function drawTreemap() {
     const tiles = data.tree, level = byId("treemap").data?.[0].level || tiles[0].id;
     const trace = {
@@ -216,7 +208,7 @@
     };
     const layout = { margin: { l: 0, r: 0, t: 28, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", font: font() };
     await Plotly.react(byId("treemap"), [trace], layout, { ...CONFIG, displayModeBar: false });
-    hideTinyNames();
+    hideTinyNames(byId("treemap"));
   }
 
   /* --- wiring ----------------------------------------------------------------------------------------------- */
@@ -253,6 +245,6 @@
     const treemap = byId("treemap");
     // The tiles of another level have headings; Plotly fits names anew only after its own last frame.
     treemap.on("plotly_animated", () => setTimeout(drawTreemap, 60));
-    treemap.on("plotly_afterplot", hideTinyNames);
+    treemap.on("plotly_afterplot", () => hideTinyNames(treemap));
   }).then(() => { document.documentElement.dataset.ready = "yes"; });
 })();

@@ -99,7 +99,7 @@ def _monte_carlo(table: Int[np.ndarray, "rows columns"], statistic: float, draws
     generator = np.random.default_rng(seed)
     for count in draw_blocks(draws, table.size):
         tables = drawn.rvs(count, random_state=generator).reshape(count, *table.shape)
-        reached += int(at_least(((tables - expected) ** 2 / expected).sum(axis=(1, 2)), statistic))
+        reached += at_least(((tables - expected) ** 2 / expected).sum(axis=(1, 2)), statistic)
     return permutation_p(reached, draws)
 
 
@@ -270,5 +270,5 @@ def _turning_p(
     reached = 0
     for count in draw_blocks(draws, sum(steps.shape)):
         signs = 2.0 * generator.integers(0, 2, (count, len(steps))) - 1.0
-        reached += int(at_least(_quadratic(signs @ steps, inverse), statistic))
+        reached += at_least(_quadratic(signs @ steps, inverse), statistic)
     return permutation_p(reached, draws)

@@ -373,7 +373,7 @@ def _two_sided(drawn: Float64[np.ndarray, "clusters draws_and_one"]) -> Float64[
     """p-values of the observed (first) of each row: how often the others are as far from the mean of all."""
     away = np.abs(drawn - drawn.mean(axis=1, keepdims=True))
     draws = drawn.shape[1] - 1
-    return np.array([permutation_p(float(at_least(each[1:], each[0])), draws) for each in away])
+    return np.array([permutation_p(at_least(each[1:], float(each[0])), draws) for each in away])
 
 
 # --- all clusters of a level ---------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ def _association(
     classes = int(levels[number].max(initial=-1)) + 1
     table = crosstab(levels[number][mine], graded.wrong[mine].astype(np.int64), (classes, 2))
     statistics = drawn.of_model(model, number)
-    p = permutation_p(float(at_least(statistics[1:], statistics[0])), len(statistics) - 1)
+    p = permutation_p(at_least(statistics[1:], float(statistics[0])), len(statistics) - 1)
     single = model != ALL_MODELS or graded.models == 1
     shape = (len(without_empty(table)), without_empty(table).shape[1])
     questions, answers = len(np.unique(graded.question[mine])), int(mine.sum())
@@ -403,7 +403,7 @@ def _association(
         questions,
         shape[0],
         # Chi-squared, Fisher and Monte Carlo take answers as independent; several to one question are not.
-        independence(table) if single and questions == answers else None,
+        independence(table, draws=len(statistics) - 1) if single and questions == answers else None,
         p,
         p,
         v,

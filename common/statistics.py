@@ -94,13 +94,12 @@ def _ascending(p_values: Float[np.ndarray, " tests"]) -> tuple[Float64[np.ndarra
 # --- permutation ---------------------------------------------------------------------------------------------
 
 
-def at_least(drawn: Float[np.ndarray, "draws ..."], observed: Float[np.ndarray, ...] | float) -> np.ndarray:
+def at_least(drawn: Float[np.ndarray, " draws"], observed: float) -> int:
     """How many draws reach the observed statistic, equal ones included."""
-    threshold = np.asarray(observed, dtype=np.float64)
-    return (drawn >= threshold - SAME * np.maximum(1.0, np.abs(threshold))).sum(axis=0)
+    return int((drawn >= observed - SAME * max(1.0, abs(observed))).sum())
 
 
-def permutation_p(reached: float, draws: int) -> float:
+def permutation_p(reached: int, draws: int) -> float:
     """The p-value of a statistic that `reached` of the draws were at least as extreme as."""
     return (1 + reached) / (draws + 1)
 
@@ -185,7 +184,7 @@ def _correlation_p(
     observed, reached = abs(float(first @ second)), 0
     for count in draw_blocks(draws, len(first)):
         shuffled = generator.permuted(np.broadcast_to(second, (count, len(second))), axis=1)
-        reached += int(at_least(np.abs(shuffled @ first), observed))
+        reached += at_least(np.abs(shuffled @ first), observed)
     return permutation_p(reached, draws)
 
 

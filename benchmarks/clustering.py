@@ -31,6 +31,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from argparse import Namespace
@@ -52,7 +53,6 @@ from measuring import (
     in_fresh_process,
     make_parser,
     report,
-    run_command,
     spent_on,
     work,
 )
@@ -93,13 +93,17 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A corpus in a folder of the temporary one: `vectors.npy` and `corpus.json` for the workers."""
+    """A corpus in a folder of the temporary one: `vectors.npy` and `corpus.json` for the workers.
+
+    `kept` is where the peers' fits are kept from run to run, if they are.
+    """
 
     name: str
     folder: Path
     vectors: Float32[np.ndarray, "rows dims"]
     levels: dict[str, Int[np.ndarray, " rows"]]
     texts: list[str]
+    kept: Path | None = None
 
     @property
     def true_k(self) -> tuple[int, ...]:
@@ -119,13 +123,13 @@ def load_corpora(args: Namespace, folder: Path) -> Iterator[Corpus]:
         vectors = np.load(args.vectors)
         data = labels_of_file(args.labels, len(vectors))
         rows = chosen_rows(len(vectors), args.rows, args.seed)
-        yield corpus_of(data.sample(args.rows, args.seed), unit(vectors[rows]), folder)
+        yield corpus_of(data.sample(args.rows, args.seed), unit(vectors[rows]), folder, args.keep)
         return
     for data in labelled(args):
         some = data.sample(args.rows, args.seed)
         say(f"{data.name}: {some.size:,} of {data.size:,} rows")
         assert some.texts is not None
-        yield corpus_of(some, embed(some.texts, args.model, 42), folder)
+        yield corpus_of(some, embed(some.texts, args.model, 42), folder, args.keep)
 
 
 def labelled(args: Namespace) -> Iterator[Labelled]:
@@ -145,12 +149,13 @@ def unit(vectors: np.ndarray) -> Float32[np.ndarray, "rows dims"]:
     return unit_rows(vectors, smallest=1e-6)
 
 
-def corpus_of(data: Labelled, vectors: Float32[np.ndarray, "rows dims"], folder: Path) -> Corpus:
+def corpus_of(data: Labelled, vectors: Float32[np.ndarray, "rows dims"], folder: Path, keep: Path | None) -> Corpus:
     """Rows without a direction (no known word) are left out: no method can place them."""
-    kept = np.flatnonzero(np.any(vectors != 0, axis=1))
-    levels = {name: codes[kept] for name, codes in data.codes().items()}
-    texts = [data.texts[row] for row in kept] if data.texts is not None else []
-    return Corpus(data.name, folder / data.name, vectors[kept], levels, texts).write()
+    rows = np.flatnonzero(np.any(vectors != 0, axis=1))
+    levels = {name: codes[rows] for name, codes in data.codes().items()}
+    texts = [data.texts[row] for row in rows] if data.texts is not None else []
+    kept = keep / f"{data.name}-{hashlib.sha256(vectors.tobytes()).hexdigest()[:12]}" if keep else None
+    return Corpus(data.name, folder / data.name, vectors[rows], levels, texts, kept).write()
 
 
 # --- one fit, in a process of its own ------------------------------------------------------------------------
@@ -198,15 +203,27 @@ def threads(count: int | None) -> Generator[None]:
 
 
 def run_fit(corpus: Corpus, method: str, *, seed: int, again: bool, save: str, count: int | None = None) -> Fitted:
+    options = {"method": method, "seed": seed, "again": again, "save": f"{save}.npz"}
+    known = corpus.kept / f"{save}, {seed}, {again}.json" if corpus.kept and method not in OURS else None
+    if known and known.exists():
+        shutil.copy(known.with_suffix(".npz"), corpus.folder / f"{save}.npz")
+        return Fitted(**json.loads(known.read_text()))
     with threads(count):
-        options = {"seed": seed, "again": again, "save": f"{save}.npz"}
-        done = Fitted(**in_fresh_process(task="fit", method=method, folder=str(corpus.folder), **options))
+        done = Fitted(**in_fresh_process(task="fit", folder=str(corpus.folder), **options))
+    if known:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(corpus.folder / f"{save}.npz", known.with_suffix(".npz"))
+        known.write_text(json.dumps(asdict(done)))
     say(f"{corpus.name}: {method}, {save}: {done.first_cpu:.1f} CPU-s first, {done.cpu_seconds:.1f} later")
     return done
 
 
-def result_of(corpus: Corpus, save: str) -> Found:
-    return Found.load(corpus.folder / f"{save}.npz")
+def result_of(corpus: Corpus, save: str, seed: int | None = None) -> Found:
+    """A fit's result; with `seed`, the method of that name is fitted first unless it was."""
+    path = corpus.folder / f"{save}.npz"
+    if seed is not None and not path.exists():
+        run_fit(corpus, save, seed=seed, again=False, save=save)
+    return Found.load(path)
 
 
 # --- quality -------------------------------------------------------------------------------------------------
@@ -253,11 +270,7 @@ class Filler:
         inside = labels != NOISE
         if inside.all() or not inside.any():
             return [np.where(inside, labels, 0)]
-        kinds, codes = np.unique(labels[inside], return_inverse=True)
-        centres = np.zeros((len(kinds), self._vectors.shape[1]), dtype=np.float64)
-        np.add.at(centres, codes.reshape(-1), self._vectors[inside])
-        centres = unit(centres / np.bincount(codes.reshape(-1))[:, None])
-        nearest = kinds[np.argmax(self._vectors[~inside] @ centres.T, axis=1)]
+        nearest = nearest_centroid(self._vectors, labels, np.flatnonzero(~inside))
         by_centre, by_vote = labels.copy(), labels.copy()
         by_centre[~inside] = nearest
         by_vote[~inside] = [
@@ -269,6 +282,17 @@ class Filler:
         """The tree with its noise in leaves, filled in either way."""
         leaf = ~tree.has_children()[tree.owners]
         return [tree.placed(owners) for owners in self.both(np.where(leaf, tree.owners, NOISE))]
+
+
+def nearest_centroid(
+    vectors: Float32[np.ndarray, "rows dims"], labels: Int[np.ndarray, " rows"], asked: Int[np.ndarray, " asked"]
+) -> Int[np.ndarray, " asked"]:
+    """For some of the rows, the label whose mean vector is nearest by angle."""
+    inside = labels != NOISE
+    kinds, codes = np.unique(labels[inside], return_inverse=True)
+    sums = np.zeros((len(kinds), vectors.shape[1]), dtype=np.float64)
+    np.add.at(sums, codes.reshape(-1), vectors[inside])
+    return kinds[np.argmax(vectors[asked] @ unit(sums).T, axis=1)]
 
 
 def _vote(labels: Int[np.ndarray, " near"], otherwise: int) -> int:
@@ -444,6 +468,45 @@ def wilson(hits: int, of: int, z: float = 1.959963984540054) -> tuple[float, flo
     return float((centre - half) / (1 + weight)), float((centre + half) / (1 + weight))
 
 
+# --- assigned anew -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Returned:
+    """Shares of the fitted rows that `common.assignment` puts back where the fit has them.
+
+    Args:
+        leaf, first_level: a row may meet itself among its neighbours: what a saved tree says of its own rows.
+        leaf_alone, first_level_alone: every row is left out of its own neighbours: what it would say of a copy's twin.
+        leaf_centroid: the nearest centroid of a leaf, for comparison.
+    """
+
+    corpus: str
+    method: str
+    leaf: float
+    first_level: float
+    leaf_alone: float
+    first_level_alone: float
+    leaf_centroid: float
+
+
+def assigned_anew(corpus: Corpus, method: str, args: Namespace) -> Returned:
+    """Assign every fitted row by the tree it was fitted in; the filled one where there is one."""
+    from common.assignment import assign
+
+    found = result_of(corpus, method, args.seed)
+    tree = found.filled or found.tree
+    fitted = np.array(tree.paths())
+    shares = []
+    for own_rows in (None, np.arange(len(fitted))):
+        back = np.array(assign(corpus.vectors, corpus.vectors, fitted.tolist(), own_rows=own_rows).paths)
+        tops = [np.array([path.split(".")[0] for path in paths]) for paths in (back, fitted)]
+        shares += [float((back == fitted).mean()), float((tops[0] == tops[1]).mean())]
+    leaf = np.where(tree.has_children()[tree.owners], NOISE, tree.owners)
+    nearest = nearest_centroid(corpus.vectors, leaf, np.arange(len(leaf)))
+    return Returned(corpus.name, method, *shares, float((nearest == leaf)[leaf != NOISE].mean()))
+
+
 # --- the small, cold corpus ----------------------------------------------------------------------------------
 
 
@@ -453,37 +516,39 @@ class Cold:
 
     method: str
     rows: int
-    ever_wall: float
+    ever_wall: float | None
     wall_seconds: float
     cpu_seconds: float
 
 
 def cold(corpus: Corpus, method: str, args: Namespace) -> Cold:
-    """Start a Python that fits the first rows and ends; once with no compiled code kept, then `--repeats` times."""
-    small = corpus.folder.with_name(f"{corpus.name}-small")
-    levels = {name: codes[:SMALL_ROWS] for name, codes in corpus.levels.items()}
-    if not small.exists():
-        Corpus(corpus.name, small, corpus.vectors[:SMALL_ROWS], levels, corpus.texts[:SMALL_ROWS]).write()
+    """Start a Python that fits the first rows and ends; ours first with no compiled code kept (EVoC takes minutes)."""
+    folder = small_corpus(corpus)
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\nfrom clustering_methods import METHODS, load_given\n"
-        f"METHODS[{method!r}](load_given(Path({str(small)!r}), {args.seed}))"
+        f"METHODS[{method!r}](load_given(Path({str(folder)!r}), {args.seed}))"
     )
+    command = [sys.executable, "-c", code]
+    ever = None
     with tempfile.TemporaryDirectory() as empty:
-        runs = [run_command([sys.executable, "-c", code], environment={"NUMBA_CACHE_DIR": empty})]
-        # The second reads what the first compiled, where the method keeps it.
-        runs += [
-            run_command([sys.executable, "-c", code], environment={"NUMBA_CACHE_DIR": empty})
-            for _ in range(max(2, args.repeats))
-        ]
-    for run in runs:
-        if run.returncode:
-            raise SystemExit(f"{method} on {SMALL_ROWS} rows failed:\n{run.err}")
-    best = min(runs[1:], key=lambda run: run.wall_seconds)
-    say(
-        f"{method}: {SMALL_ROWS} rows cold: {best.wall_seconds:.1f} s, {runs[0].wall_seconds:.1f} s the first time ever"
-    )
-    return Cold(method, len(next(iter(levels.values()))), runs[0].wall_seconds, best.wall_seconds, best.cpu_seconds)
+        fresh = {"NUMBA_CACHE_DIR": empty} if method in OURS else {}
+        if fresh:
+            ever = run_well(command, environment=fresh).wall_seconds
+        # These read what an earlier one compiled, where the method keeps it.
+        runs = [run_well(command, environment=fresh) for _ in range(max(2, args.repeats))]
+    best = min(runs, key=lambda run: run.wall_seconds)
+    say(f"{method}: {SMALL_ROWS} rows cold: {best.wall_seconds:.1f} s")
+    return Cold(method, SMALL_ROWS, ever, best.wall_seconds, best.cpu_seconds)
+
+
+def small_corpus(corpus: Corpus) -> Path:
+    """The folder of the corpus's first rows."""
+    folder = corpus.folder.with_name(f"{corpus.name}-small")
+    if not folder.exists():
+        levels = {name: codes[:SMALL_ROWS] for name, codes in corpus.levels.items()}
+        Corpus(corpus.name, folder, corpus.vectors[:SMALL_ROWS], levels, corpus.texts[:SMALL_ROWS]).write()
+    return folder
 
 
 # --- tables --------------------------------------------------------------------------------------------------
@@ -497,9 +562,9 @@ def print_quality(corpus: Corpus, results: Sequence[Scored]) -> None:
 
     sizes = ", ".join(f"{name} {k:,}" for name, k in zip(corpus.levels, corpus.true_k, strict=True))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("level")
+    table.add_column("level", no_wrap=True)
     table.add_column("method", no_wrap=True)
-    for name in ("k", "noise", "ARI", "V", "ARI filled", "V filled", "score", "own", "best", "purity (95%)"):
+    for name in ("k", "noise", "ARI", "V", "filled ARI", "V", "score", "own", "best", "purity (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, level in enumerate(corpus.levels):
         for item in results:
@@ -525,25 +590,41 @@ def _level_cells(at: AtLevel) -> list[str]:
 
 
 def print_means(results: Sequence[Scored]) -> None:
-    """One line a method: its scores averaged over the levels."""
+    """One line a method: its scores averaged over the levels, and what it cost."""
     from rich.table import Table
 
     from common.console import stdout
 
     table = Table("over all levels", box=None, pad_edge=False, header_style="bold")
-    for name in ("depth", "leaves", "ARI", "V", "ARI filled", "V filled", "best ARI filled", "purity", "CPU s"):
+    for name in (
+        "depth",
+        "leaves",
+        "ARI",
+        "V",
+        "filled ARI",
+        "V",
+        "best ARI",
+        "purity",
+        "CPU s",
+        "wall",
+        "first CPU",
+        "wall",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for item in results:
-        table.add_row(item.method, f"{item.depth}", f"{item.leaves:,}", *mean_cells(item))
+        costs = (item.cost.cpu_seconds, item.cost.wall_seconds, item.cost.first_cpu, item.cost.first_wall)
+        table.add_row(
+            item.method, f"{item.depth}", f"{item.leaves:,}", *means(item), *(f"{cost:.1f}" for cost in costs)
+        )
     stdout().print(table)
 
 
-def mean_cells(item: Scored) -> list[str]:
+def means(item: Scored) -> list[str]:
     rows = [
         (at.clustered.rand, at.clustered.v_measure, at.filled.rand, at.filled.v_measure, at.best.rand, at.purity.value)
         for at in item.levels
     ]
-    return [*(f"{value:.3f}" for value in np.mean(rows, axis=0)), f"{item.cost.cpu_seconds:.1f}"]
+    return [f"{value:.3f}" for value in np.mean(rows, axis=0)]
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------
@@ -556,6 +637,7 @@ class Findings:
     quality: list[Scored] = field(default_factory=list)
     repeated: list[Repeated] = field(default_factory=list)
     nulls: list[Unsplit] = field(default_factory=list)
+    returned: list[Returned] = field(default_factory=list)
     cold: list[Cold] = field(default_factory=list)
 
 
@@ -569,23 +651,23 @@ def lines_of(findings: Findings, ours: str) -> list[Line]:
             lines += quality_lines(corpus, results, ours)
     lines += [line for item in findings.repeated for line in repeated_lines(item, ours)]
     lines += [null_line(item, ours) for item in findings.nulls]
+    lines += [line for item in findings.returned for line in returned_lines(item)]
     return lines + [cold_line(item, ours) for item in findings.cold]
 
 
 def cost_lines(corpus: str, results: Mapping[str, Scored], ours: str) -> list[Line]:
-    own = results.get(ours)
+    """Everybody's CPU-seconds as a ratio to ours."""
+    if ours not in results:
+        return []
+    own = results[ours].cost.cpu_seconds
     return [
         Line(
-            f"{corpus}: {method}: fit",
-            at_least(item.cost.cpu_seconds / own.cost.cpu_seconds, SPEED_GOALS.get(method)) if own else Verdict(""),
+            f"{corpus}: cost of {method}",
+            at_least(item.cost.cpu_seconds / own, SPEED_GOALS.get(method)),
             item.cost.cpu_seconds,
             item.cost.added_mb,
             item.cost.peak_mb,
-            {
-                "wall s": f"{item.cost.wall_seconds:.1f}",
-                "first CPU s": f"{item.cost.first_cpu:.1f}",
-                "first wall s": f"{item.cost.first_wall:.1f}",
-            },
+            {"note": f"{item.cost.wall_seconds:.1f} s wall"},
         )
         for method, item in results.items()
     ]
@@ -594,21 +676,21 @@ def cost_lines(corpus: str, results: Mapping[str, Scored], ours: str) -> list[Li
 def quality_lines(corpus: str, results: Mapping[str, Scored], ours: str) -> list[Line]:
     own = results[ours]
     lines = [
-        Line(f"{corpus}: {ours}: depth", at_least(own.depth, DEPTH_GOAL, "", 0)),
-        Line(f"{corpus}: {ours}: noise, worst level", at_most(max(own.noise), NOISE_GOAL, "")),
-        Line(f"{corpus}: {ours}: noise that one level adds", at_most(max(own.fresh_noise), NOISE_GOAL, "")),
+        Line(f"{corpus}: depth", at_least(own.depth, DEPTH_GOAL, "", 0)),
+        Line(f"{corpus}: noise, worst level", at_most(max(own.noise), NOISE_GOAL, "")),
+        Line(f"{corpus}: noise that a level adds", at_most(max(own.fresh_noise), NOISE_GOAL, "")),
     ]
     rivals = {name: item for name, item in results.items() if name in RIVALS}
     for number, at in enumerate(own.levels if rivals else ()):
-        where = f"{corpus}: {at.level}: {ours}"
+        where = f"{corpus}: {at.level}"
         lines += [
             versus(f"{where}: filled ARI", at.filled.rand, rivals, lambda item: item.filled.rand, number),
             versus(f"{where}: filled V", at.filled.v_measure, rivals, lambda item: item.filled.v_measure, number),
             versus(f"{where}: purity", at.purity.value, rivals, lambda item: item.purity.value, number),
         ]
         oracle = max(item.levels[number].best.rand for name, item in results.items() if name in PEERS)
-        beside = Verdict(f"{at.best.rand:.3f} / {oracle:.3f}")
-        lines.append(Line(f"{where}: filled ARI, best depth beside any peer's best layer", beside))
+        beside = {"note": f"{oracle:.3f}: any peer's best layer"}
+        lines.append(Line(f"{where}: filled ARI, best depth", Verdict(f"{at.best.rand:.3f}"), more=beside))
     return lines
 
 
@@ -616,7 +698,7 @@ def versus(name: str, value: float, peers: Mapping[str, Scored], of: Callable[[A
     """Ours at least as high as the best peer at that level."""
     best = max(peers, key=lambda peer: of(peers[peer].levels[number]))
     bound = of(peers[best].levels[number])
-    return Line(name, Verdict(f"{value:.3f}", f">= {bound:.3f}", value >= bound), more={"best peer": best})
+    return Line(name, Verdict(f"{value:.3f}", f">= {bound:.3f}", value >= bound), more={"note": best})
 
 
 def repeated_lines(item: Repeated, ours: str) -> list[Line]:
@@ -632,18 +714,27 @@ def repeated_lines(item: Repeated, ours: str) -> list[Line]:
 
 
 def null_line(item: Unsplit, ours: str) -> Line:
-    name = f"{item.corpus}: {item.method}: {item.unsplit} of {item.draws} structureless draws of {item.rows:,} whole"
-    interval = f"{item.low:.3f}-{item.high:.3f}"
-    return Line(name, at_least(item.share, NULL_GOAL if item.method == ours else None, "", 3), more={"95%": interval})
+    name = f"{item.corpus}: {item.method}: structureless, left whole"
+    note = f"{item.unsplit} of {item.draws} draws of {item.rows:,} rows; 95% {item.low:.3f}-{item.high:.3f}"
+    return Line(name, at_least(item.share, NULL_GOAL if item.method == ours else None, "", 3), more={"note": note})
+
+
+def returned_lines(item: Returned) -> list[Line]:
+    leaf, first = f"{item.corpus}: assigned anew: leaf", f"{item.corpus}: assigned anew: first level"
+    alone, centroid = {"note": "not among its neighbours"}, {"note": "to the nearest centroid"}
+    return [
+        Line(leaf, at_least(item.leaf, AGREEMENT_GOAL, "", 3)),
+        Line(first, at_least(item.first_level, AGREEMENT_GOAL, "", 3)),
+        Line(leaf, at_least(item.leaf_alone, None, "", 3), more=alone),
+        Line(first, at_least(item.first_level_alone, None, "", 3), more=alone),
+        Line(leaf, at_least(item.leaf_centroid, None, "", 3), more=centroid),
+    ]
 
 
 def cold_line(item: Cold, ours: str) -> Line:
-    bound = COLD_GOAL if item.method == ours else None
-    more = {"first wall s": f"{item.ever_wall:.1f}"}
-    return Line(
-        f"{item.method}: {item.rows} rows in a new process", at_most(item.wall_seconds, bound, " s", 1),
-        item.cpu_seconds, more=more,
-    )  # fmt: skip
+    name, bound = f"{item.method}: {item.rows} rows, cold", COLD_GOAL if item.method == ours else None
+    note = {"note": f"{item.ever_wall:.1f} s with nothing compiled yet"} if item.ever_wall else {}
+    return Line(name, at_most(item.wall_seconds, bound, " s", 1), item.cpu_seconds, more=note)
 
 
 # --- the command ---------------------------------------------------------------------------------------------
@@ -668,6 +759,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--null", type=int, default=100, metavar="DRAWS", help="structureless draws")
     parser.add_argument("--null-rows", type=int, default=2_000, help="rows of each")
     parser.add_argument("--scale", type=int, default=1_000_000, help="synthetic rows")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the peers' fits there, and use those kept")
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args(argv)
     if bool(args.vectors) != bool(args.labels):
@@ -697,6 +789,9 @@ def measure_corpus(corpus: Corpus, args: Namespace, findings: Findings) -> None:
     if "null" in args.sections and args.null and args.ours in runnable:
         options = {"method": args.ours, "seed": args.seed, "draws": args.null, "rows": args.null_rows}
         findings.nulls.append(Unsplit(**in_fresh_process(task="null", folder=str(corpus.folder), **options)))
+
+    if "assign" in args.sections and args.ours in runnable:
+        findings.returned.append(assigned_anew(corpus, args.ours, args))
 
 
 def skipped(method: str, corpus: Corpus) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bertopic import BERTopic
     from jaxtyping import Float32, Int
 
+    from common.cluster_tree import ClusterNode
     from config import ClusteringConfig
 
 # As large a share of the rows as 100 are of 20 Newsgroups' 17,426, where this flat clustering was tuned by others.
@@ -86,15 +87,28 @@ Method = Callable[[Given], Found]
 def adaptive(given: Given) -> Found:
     from common.adaptive import grow_adaptive
 
-    grown = grow_adaptive(given.vectors, settings_of("adaptive", given.seed))
-    rows = len(given.vectors)
-    return Found(of_clusters(grown.root, rows), of_clusters(grown.root, rows, list(grown.filled)))
+    return _grown(grow_adaptive(given.vectors, settings_of("adaptive", given.seed)))
 
 
 def spotify(given: Given) -> Found:
     from common.recursion import grow
 
-    return Found(of_clusters(grow(given.vectors, settings_of("spotify", given.seed)), len(given.vectors)))
+    return _grown(grow(given.vectors, settings_of("spotify", given.seed)))
+
+
+class Grown(Protocol):
+    """What either of ours returns: a root, and of every row the leaf it is filled into."""
+
+    @property
+    def root(self) -> ClusterNode: ...
+
+    @property
+    def filled(self) -> Sequence[str]: ...
+
+
+def _grown(grown: Grown) -> Found:
+    rows = grown.root.size
+    return Found(of_clusters(grown.root, rows), of_clusters(grown.root, rows, list(grown.filled)))
 
 
 def settings_of(preset: str, seed: int) -> ClusteringConfig:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.cluster_tree import ROOT_ID, child_id
 from common.shapes import check_shape
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ class RowTree:
     def has_children(self) -> Bool[np.ndarray, " nodes"]:
         """Whether each node is a parent."""
         return np.bincount(self.parents[1:], minlength=len(self.parents)) > 0
+
+    def paths(self) -> list[str]:
+        """The id of every row's node as `common.cluster_tree` writes it: `root`, `0`, `0.3`, siblings by number."""
+        ids, children = [ROOT_ID], np.zeros(len(self.parents), dtype=np.int64)
+        for parent in self.parents[1:]:
+            ids.append(child_id(ids[parent], int(children[parent])))
+            children[parent] += 1
+        return [ids[node] for node in self.owners]
 
     def placed(self, owners: Int[np.ndarray, " rows"]) -> RowTree:
         """The same nodes with other owners, such as those after noise was filled."""

@@ -209,6 +209,8 @@ def test_a_fitted_tree_and_its_levels():
     filled = of_clusters(root, 6, ["0.0", "1", "0.0", "1", "0.1", "0.1"])
 
     first, second = tree.level(1), tree.level(2)
+    assert tree.paths() == ["0.0", "1", "0.0", "root", "0", "0.1"]
+    assert filled.paths() == ["0.0", "1", "0.0", "1", "0.1", "0.1"]
     assert (first == NOISE).tolist() == [False, False, False, True, False, False]
     assert len({int(first[row]) for row in (0, 2, 4, 5)}) == 1
     assert second[4] == NOISE and second[1] == first[1] and second[0] == second[2] != second[5]

@@ -53,6 +53,7 @@ from measuring import (
     in_fresh_process,
     make_parser,
     report,
+    run_well,
     spent_on,
     work,
 )

@@ -9,7 +9,7 @@ true sets, so nothing is dropped for an estimate's error.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -74,13 +74,14 @@ def shingle(texts: Sequence[str], ngram: int) -> Shingles:
     """
     hashes: dict[str, int] = {}
     coded = [[hashes.setdefault(word, len(hashes)) for word in words(text)] for text in texts]
-    table = _word_hashes(hashes)
+    table = word_hashes(hashes)
     sets = [_ngram_hashes(table[np.array(codes, dtype=np.int64)], ngram) for codes in coded]
     offsets = np.concatenate([[0], np.cumsum([len(item) for item in sets])]).astype(np.int64)
     return Shingles(np.concatenate([np.empty(0, np.uint64), *sets]), offsets)
 
 
-def _word_hashes(vocabulary: dict[str, int]) -> UInt64[np.ndarray, " words"]:
+def word_hashes(vocabulary: Iterable[str]) -> UInt64[np.ndarray, " words"]:
+    """8 bytes of blake2b of every word."""
     hashed = b"".join(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest() for word in vocabulary)
     return np.frombuffer(hashed, dtype="<u8").astype(np.uint64)
 

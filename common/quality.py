@@ -80,6 +80,16 @@ def words(text: str) -> list[str]:
     return _WORDS.findall(text.casefold())
 
 
+def raw_words(text: str) -> list[str]:
+    """`words` as they stand in the text. Where case-folding splits one (a dotted capital I), this does not."""
+    return _WORDS.findall(text)
+
+
+def raw_word_spans(text: str) -> list[tuple[int, int]]:
+    """Where each of `raw_words` begins and ends."""
+    return [match.span() for match in _WORDS.finditer(text)]
+
+
 # --- quality -------------------------------------------------------------------------------------------------
 
 LETTER, OTHER, SPACE, CONTROL = range(4)

@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from clustering_corpora import CORPORA, REALDATA, Labelled, chosen_rows, docstrings, embed, labels_of_file, realdata
 from clustering_methods import METHODS, OURS, Found, load_given, why_not
+from clustering_scale import FITTED, grow_over, plant
 from measuring import (
     Line,
     Verdict,
@@ -552,6 +553,37 @@ def small_corpus(corpus: Corpus) -> Path:
     return folder
 
 
+# --- many rows -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Our tree over many planted rows, `fitted` of them fitted; `rand` at each planted level, coarse to fine."""
+
+    rows: int
+    fitted: int
+    clusters: list[int]
+    rand: list[float]
+    worst_noise: float
+    cpu_seconds: float
+    wall_seconds: float
+    peak_mb: float
+
+
+def scale(folder: str, seed: int, fit_rows: int) -> Scaled:
+    """Grow in this process."""
+    spent, grown = spent_on(lambda: grow_over(Path(folder), seed, fit_rows))
+    return Scaled(
+        **asdict(grown), cpu_seconds=spent.cpu_seconds, wall_seconds=spent.wall_seconds, peak_mb=spent.peak_mb
+    )
+
+
+def run_scale(args: Namespace, folder: Path) -> Scaled:
+    say(f"scale: planting {args.scale:,} rows")
+    plant(folder, args.scale, args.seed)
+    return Scaled(**in_fresh_process(task="scale", folder=str(folder), seed=args.seed, fit_rows=args.fit_rows))
+
+
 # --- tables --------------------------------------------------------------------------------------------------
 
 
@@ -640,6 +672,7 @@ class Findings:
     nulls: list[Unsplit] = field(default_factory=list)
     returned: list[Returned] = field(default_factory=list)
     cold: list[Cold] = field(default_factory=list)
+    scaled: list[Scaled] = field(default_factory=list)
 
 
 def lines_of(findings: Findings, ours: str) -> list[Line]:
@@ -653,7 +686,8 @@ def lines_of(findings: Findings, ours: str) -> list[Line]:
     lines += [line for item in findings.repeated for line in repeated_lines(item, ours)]
     lines += [null_line(item, ours) for item in findings.nulls]
     lines += [line for item in findings.returned for line in returned_lines(item)]
-    return lines + [cold_line(item, ours) for item in findings.cold]
+    lines += [cold_line(item, ours) for item in findings.cold]
+    return lines + [line for item in findings.scaled for line in scale_lines(item)]
 
 
 def cost_lines(corpus: str, results: Mapping[str, Scored], ours: str) -> list[Line]:
@@ -738,6 +772,18 @@ def cold_line(item: Cold, ours: str) -> Line:
     return Line(name, at_most(item.wall_seconds, bound, " s", 1), item.cpu_seconds, more=note)
 
 
+def scale_lines(item: Scaled) -> list[Line]:
+    name = f"{item.rows:,} rows"
+    counts, scores = ", ".join(f"{k:,}" for k in item.clusters), ", ".join(f"{value:.3f}" for value in item.rand)
+    note = {"note": f"{item.fitted:,} rows fitted, the others assigned"}
+    return [
+        Line(f"{name}: minutes", at_most(item.wall_seconds / 60, SCALE_MINUTES, "", 1), item.cpu_seconds, more=note),
+        Line(f"{name}: memory", at_most(item.peak_mb, SCALE_MB, " MB", 0), peak_mb=item.peak_mb),
+        Line(f"{name}: noise, worst level", at_most(item.worst_noise, NOISE_GOAL, "")),
+        Line(f"{name}: planted levels, filled ARI", Verdict(scores), more={"note": f"{counts} clusters"}),
+    ]
+
+
 # --- the command ---------------------------------------------------------------------------------------------
 
 
@@ -760,6 +806,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--null", type=int, default=100, metavar="DRAWS", help="structureless draws")
     parser.add_argument("--null-rows", type=int, default=2_000, help="rows of each")
     parser.add_argument("--scale", type=int, default=1_000_000, help="synthetic rows")
+    parser.add_argument("--fit-rows", type=int, default=FITTED, help="of them fitted, the others assigned")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the peers' fits there, and use those kept")
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args(argv)
@@ -770,7 +817,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
 
 def do(task: str, **options: Any) -> Any:
     """A worker's task."""
-    return {"fit": fit, "null": null}[task](**options)
+    return {"fit": fit, "null": null, "scale": scale}[task](**options)
 
 
 def measure_corpus(corpus: Corpus, args: Namespace, findings: Findings) -> None:
@@ -787,10 +834,11 @@ def measure_corpus(corpus: Corpus, args: Namespace, findings: Findings) -> None:
         findings.repeated += by_threads(corpus, repeatable, args)
     if "seeds" in args.sections and args.seeds > 1:
         findings.repeated += by_seeds(corpus, repeatable, args)
-    if "null" in args.sections and args.null and args.ours in runnable:
-        options = {"method": args.ours, "seed": args.seed, "draws": args.null, "rows": args.null_rows}
-        findings.nulls.append(Unsplit(**in_fresh_process(task="null", folder=str(corpus.folder), **options)))
-
+    if "null" in args.sections and args.null:
+        # EVoC is quick enough to be asked the same question.
+        asked = [method for method in (args.ours, "evoc") if method in runnable]
+        options = {"folder": str(corpus.folder), "seed": args.seed, "draws": args.null, "rows": args.null_rows}
+        findings.nulls += [Unsplit(**in_fresh_process(task="null", method=method, **options)) for method in asked]
     if "assign" in args.sections and args.ours in runnable:
         findings.returned.append(assigned_anew(corpus, args.ours, args))
 
@@ -811,12 +859,14 @@ def main() -> int:
     # On a shared machine threads that spin while they wait would double the CPU-seconds of k-means.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     with tempfile.TemporaryDirectory() as name:
-        for corpus in load_corpora(args, Path(name)):
+        for corpus in load_corpora(args, Path(name)) if set(args.sections) != {"scale"} else ():
             corpora.append(f"{corpus.name} {len(corpus.vectors):,} x {corpus.vectors.shape[1]}")
             measure_corpus(corpus, args, findings)
             if "cold" in args.sections and not findings.cold:
                 small = [method for method in args.methods if method in (*OURS, "evoc", "bertopic")]
                 findings.cold += [cold(corpus, method, args) for method in small if not skipped(method, corpus)]
+        if "scale" in args.sections:
+            findings.scaled.append(run_scale(args, Path(name) / "scale"))
     facts = {"corpora": "; ".join(corpora), "vectors": args.model or "TF-IDF, SVD", "seed": args.seed}
     return report(facts, lines_of(findings, args.ours), figure="figure", as_json=args.json, results=asdict(findings))
 

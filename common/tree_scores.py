@@ -79,12 +79,17 @@ class RowTree:
         """Whether each node is a parent."""
         return np.bincount(self.parents[1:], minlength=len(self.parents)) > 0
 
-    def paths(self) -> list[str]:
-        """The id of every row's node as `common.cluster_tree` writes it: `root`, `0`, `0.3`, siblings by number."""
+    def ids(self) -> list[str]:
+        """The id of every node as `common.cluster_tree` writes it: `root`, `0`, `0.3`, siblings by number."""
         ids, children = [ROOT_ID], np.zeros(len(self.parents), dtype=np.int64)
         for parent in self.parents[1:]:
             ids.append(child_id(ids[parent], int(children[parent])))
             children[parent] += 1
+        return ids
+
+    def paths(self) -> list[str]:
+        """The id of every row's node."""
+        ids = self.ids()
         return [ids[node] for node in self.owners]
 
     def placed(self, owners: Int[np.ndarray, " rows"]) -> RowTree:

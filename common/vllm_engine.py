@@ -45,7 +45,8 @@ class VllmEngine:
     ) -> None:
         """Answer in slices, each in a thread; vLLM gives a text when it is whole, so `on_text` gets it at once."""
         settings = self.settings
-        load = (settings.model, self.model_id, settings.dtype, settings.trust_remote_code)
+        place = (settings.gpu_memory, settings.gpus)
+        load = (settings.model, self.model_id, settings.dtype, settings.trust_remote_code, *place)
         model = await asyncio.to_thread(load_vllm, *load)
         for start in range(0, len(calls), SLICE_CALLS):
             batch = calls[start : start + SLICE_CALLS]
@@ -108,7 +109,7 @@ def sampling_params(call: Call) -> Any:
 
 
 @lru_cache(maxsize=1)
-def load_vllm(name: str, model_id: str, dtype: str, trust_remote_code: bool) -> Any:
+def load_vllm(name: str, model_id: str, dtype: str, trust_remote_code: bool, memory: float, gpus: int) -> Any:
     """A model in vLLM; the last one stays loaded.
 
     Raises:
@@ -118,7 +119,14 @@ def load_vllm(name: str, model_id: str, dtype: str, trust_remote_code: bool) -> 
 
     revision = None if is_local(name) else model_id.rpartition("@")[2]
     try:
-        return LLM(model=name, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
+        return LLM(
+            model=name,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            gpu_memory_utilization=memory,
+            tensor_parallel_size=gpus,
+        )
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"model '{name}' cannot be loaded by vLLM: {reason}") from error

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 REALDATA = "CORPUS_PROXIMITY_REALDATA"
 LSA_DIMENSIONS, LSA_FEATURES = 200, 20_000
 SMALLEST_DOCSTRING = 80
+# Distributions about different things, and a module of each that tells whether it is installed.
+DOCSTRING_PACKAGES = {
+    **{name: name for name in ("datasets", "fsspec", "hdbscan", "matplotlib", "networkx", "nltk")},
+    **{name: name for name in ("numba", "numpy", "openai", "pandas", "rich", "scipy", "spacy", "sympy", "tokenizers")},
+    **{name: name for name in ("transformers", "pydantic", "aiohttp")},
+    "huggingface-hub": "huggingface_hub",
+    "scikit-learn": "sklearn",
+    "sentence-transformers": "sentence_transformers",
+    "umap-learn": "umap",
+}
 # MMLU's four groups, as its authors' paper names them; every other subject is in the last.
 MMLU_GROUPS = {
     "stem": "abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science "
@@ -119,18 +129,17 @@ def ag_news(folder: Path) -> Labelled:
     return Labelled("ag-news", [f"{row[1]}\n{row[2]}" for row in rows], {"class": [row[0] for row in rows]})
 
 
-def docstrings(_: Path | None = None) -> Labelled:
-    """Docstrings of the installed packages of a hundred or more, by package and module: needs no data at all."""
+def docstrings() -> Labelled:
+    """Docstrings of packages that a plain install has, by package and module: needs no data at all."""
+    from importlib.util import find_spec
+
     from common.docstrings import read_packages
     from common.rows import Row
     from config import PackagesReader
 
-    reader = PackagesReader(packages=(), min_chars=SMALLEST_DOCSTRING)
-    rows = [row.fields for row in read_packages(reader) if isinstance(row, Row)]
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["package"]] = counts.get(row["package"], 0) + 1
-    rows = [row for row in rows if counts[row["package"]] >= 100]
+    packages = tuple(name for name, module in DOCSTRING_PACKAGES.items() if find_spec(module))
+    found = read_packages(PackagesReader(packages=packages, min_chars=SMALLEST_DOCSTRING))
+    rows = [row.fields for row in found if isinstance(row, Row)]
     paths = [(row["package"], row["module"]) for row in rows]
     return Labelled("docstrings", [row["text"] for row in rows], nested(paths, ("package", "module")))
 

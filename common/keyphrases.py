@@ -10,7 +10,8 @@ siblings share names none of them, however rare it is elsewhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 # A word begins with a letter; digits, underscores, apostrophes and hyphens may follow.
-_WORD = r"(?u)\b[^\W\d_][\w'’-]*\w\b"
+_WORD = r"\b[^\W\d_][\w'’-]*\w\b"
+# A word, or a character that is neither in a word nor white space: where a phrase ends.
+_TOKEN = re.compile(rf"{_WORD}|\S")
+# How scholarly prose cites, in every subject.
+_CITATIONS = "al cf ch doi ed eds eg et etc fig figs ibid ie isbn issn op pp pub viz vol vs"
+_CITATION_WORDS = frozenset(_CITATIONS.split())
 # Longer ones are hashes, encoded data, or runs of a script that does not put spaces between words.
 _LONGEST_WORD = 30
 # A word in more than this share of all texts says nothing about any of them, in any language.
@@ -57,17 +63,21 @@ class Keyphrase:
 
 
 def count_terms(texts: Sequence[str], max_ngram: int) -> TermCounts:
-    """Words and n-grams of up to `max_ngram` words of all texts; each n-gram stands so in the text.
+    """Words and n-grams of up to `max_ngram` words of all texts, lower case.
 
-    Left out: n-grams that begin or end with a stop word (scikit-learn's English list, and words of more than half of
-    the texts), terms of a single text (where there are at least 50 texts), and words of more than 30 letters.
+    An n-gram stands so in the text: nothing but white space is between its words. Left out: n-grams that begin or end
+    with a stop word (scikit-learn's English list, abbreviations of citations, words of more than half of the texts) or
+    a symbol such as `x2`; terms of a single text (where there are at least 50 texts); words of more than 30 letters.
     """
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import CountVectorizer
 
     few = len(texts) < _FEW_TEXTS
     counter = CountVectorizer(
-        token_pattern=_WORD, ngram_range=(1, max_ngram), min_df=1 if few else 2, binary=True, dtype=np.int32
+        analyzer=lambda text: ngrams(text.lower(), max_ngram),
+        min_df=1 if few else 2,
+        binary=True,
+        dtype=np.int32,
     )
     try:
         presence = counter.fit_transform(texts)
@@ -80,10 +90,33 @@ def count_terms(texts: Sequence[str], max_ngram: int) -> TermCounts:
     return TermCounts(tuple(terms[kept]), presence[:, kept].tocsr())
 
 
+def ngrams(text: str, longest: int) -> list[str]:
+    """Runs of 1 to `longest` words with nothing but white space between, that begin and end with a telling word."""
+    found: list[str] = []
+    run: list[str] = []
+    for token in _TOKEN.findall(text):
+        if not token[0].isalpha() or len(token) < 2:
+            run = []
+            continue
+        run.append(token)
+        if _says_nothing(token):
+            continue
+        for size in range(1, min(longest, len(run)) + 1):
+            if not _says_nothing(run[-size]):
+                found.append(" ".join(run[-size:]))
+    return found
+
+
 def _may_be_a_keyphrase(term: str, common: set[str]) -> bool:
     words = term.split(" ")
-    edges_say_something = not any(_is_stop_word(word) or word in common for word in (words[0], words[-1]))
+    edges_say_something = words[0] not in common and words[-1] not in common
     return edges_say_something and all(len(word) <= _LONGEST_WORD for word in words) and len(set(words)) == len(words)
+
+
+@lru_cache(maxsize=100_000)
+def _says_nothing(word: str) -> bool:
+    # `x2`, `n_1`: one letter with an index is a symbol of a formula.
+    return _is_stop_word(word) or sum(character.isalpha() for character in word) < 2
 
 
 def generic_words(counts: TermCounts, classes: Sequence[Int[np.ndarray, " texts"]]) -> set[str]:
@@ -109,8 +142,20 @@ def without_words(counts: TermCounts, words: set[str]) -> TermCounts:
     return TermCounts(tuple(counts.terms[term] for term in kept), counts.presence[:, kept].tocsr())
 
 
+def spread(counts: TermCounts, rows: Int[np.ndarray, " texts"], total: int) -> TermCounts:
+    """Counts of some texts as counts of all: text i is row `rows[i]` (increasing) of `total`, the others are empty."""
+    from scipy.sparse import csr_matrix
+
+    lengths = np.zeros(total, dtype=np.int64)
+    lengths[rows] = np.diff(counts.presence.indptr)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    whole = csr_matrix((counts.presence.data, counts.presence.indices, indptr), shape=(total, len(counts.terms)))
+    return TermCounts(counts.terms, whole)
+
+
 @lru_cache(maxsize=1)
-def _stop_words() -> frozenset[str]:
+def stop_words() -> frozenset[str]:
+    """scikit-learn's English stop words."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     return ENGLISH_STOP_WORDS
@@ -118,7 +163,8 @@ def _stop_words() -> frozenset[str]:
 
 def _is_stop_word(word: str) -> bool:
     # "don't" and "it's" are stop words by what stands before the apostrophe.
-    return word in _stop_words() or re.split(r"['’]", word)[0] in _stop_words() | {"don", "doesn", "isn", "won", "didn"}
+    bare = re.split(r"['’]", word)[0]
+    return bool({word, bare} & (stop_words() | _CITATION_WORDS)) or bare in {"don", "doesn", "isn", "won", "didn"}
 
 
 # --- scores --------------------------------------------------------------------------------------------------
@@ -183,8 +229,8 @@ def stem(word: str) -> str:
 
 
 def stems(phrase: str) -> frozenset[str]:
-    """The stems of a phrase's words, also of the parts of `snake_case` and hyphenated ones."""
-    return frozenset(stem(part) for part in re.split(r"[\s_-]+", phrase) if part)
+    """The stems of a phrase's words, also of the parts of `snake_case` and hyphenated ones; lower case."""
+    return frozenset(stem(part) for part in re.split(r"[\s_-]+", phrase.lower()) if part)
 
 
 def choose(
@@ -221,11 +267,43 @@ def choose(
     return chosen
 
 
+def as_written(phrases: Collection[str], texts: Iterable[str]) -> dict[str, str]:
+    """Each phrase as most of the texts write it: `dna` is `DNA`, `new york` is `New York`; ties are lower case.
+
+    Args:
+        phrases: lower case.
+    """
+    forms: dict[str, Counter[str]] = {phrase: Counter() for phrase in phrases}
+    sizes: dict[str, set[int]] = {}
+    for phrase in phrases:
+        words = phrase.split(" ")
+        sizes.setdefault(words[0], set()).add(len(words))
+    for text in texts:
+        tokens = _TOKEN.findall(text)
+        for start, token in enumerate(tokens):
+            for size in sizes.get(token.lower(), ()):
+                written = " ".join(tokens[start : start + size])
+                if written.lower() in forms:
+                    forms[written.lower()][written] += 1
+    return {phrase: _usual(phrase, found) for phrase, found in forms.items()}
+
+
+def _usual(phrase: str, forms: Counter[str]) -> str:
+    if not forms:
+        return phrase
+    form, count = min(forms.items(), key=lambda item: (-item[1], item[0]))
+    return form if 2 * count > forms.total() else phrase
+
+
 # --- names ---------------------------------------------------------------------------------------------------
 
 
 def distinct_names(
-    keyphrases: Sequence[Sequence[Keyphrase]], terms: int, fallbacks: Sequence[str], longest: int = 5
+    keyphrases: Sequence[Sequence[Keyphrase]],
+    terms: int,
+    fallbacks: Sequence[str],
+    longest: int = 5,
+    taken: Iterable[str] = (),
 ) -> list[str]:
     """A name for each sibling, of its best keyphrases: at least 2 and at most `longest` words, no two alike.
 
@@ -233,15 +311,16 @@ def distinct_names(
         keyphrases: best first, for each sibling.
         terms: keyphrases in a name, as far as they fit.
         fallbacks: what to call each sibling for which keyphrases do not suffice; two words or more, distinct.
+        taken: names of other siblings, which none may repeat.
     """
-    taken: set[frozenset[str]] = set()
+    used = {stems(_bare(name)) for name in taken}
     names = []
     for phrases, fallback in zip(keyphrases, fallbacks, strict=True):
         words = [item.phrase for item in phrases]
-        name = next((each for each in _candidates(words, terms, longest) if stems(_bare(each)) not in taken), None)
+        name = next((each for each in _candidates(words, terms, longest) if stems(_bare(each)) not in used), None)
         if name is None:
             name = ", ".join(_fitting([fallback, *words], 2, longest)[::-1])
-        taken.add(stems(_bare(name)))
+        used.add(stems(_bare(name)))
         names.append(name)
     return names
 
@@ -271,30 +350,3 @@ def _fitting(phrases: Sequence[str], terms: int, longest: int) -> list[str]:
 def _long_enough(phrases: Sequence[str]) -> Iterable[str]:
     if sum(len(phrase.split(" ")) for phrase in phrases) >= 2:
         yield ", ".join(phrases)
-
-
-# --- central examples ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Central:
-    """Positions of the most central members, and their cosine similarity to the centroid, best first."""
-
-    positions: Int[np.ndarray, " k"]
-    similarities: Float[np.ndarray, " k"]
-
-
-def central_members(vectors: Float[np.ndarray, "members dims"], k: int) -> Central:
-    """The k members nearest to the mean of all members' unit vectors; ties go to the lower position.
-
-    Where the mean is zero (members cancel out), they are nearest to the first member instead: an all-zero centroid
-    would be equally far from everything.
-    """
-    check_shape("vectors", vectors, "members dims")
-    units = np.asarray(vectors, dtype=np.float64)
-    units = units / np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-12)
-    centroid = units.mean(axis=0)
-    length = np.linalg.norm(centroid)
-    similarities = units @ (centroid / length if length > 1e-9 else units[0])
-    best = np.argsort(-similarities, kind="stable")[:k]
-    return Central(best, similarities[best])

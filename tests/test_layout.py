@@ -21,6 +21,7 @@ ORDER = [
     "cluster_corpus",
     "map_chunks",
     "name_clusters",
+    "annotate_with_clusters",
     "visualize_clusters",
     "report",
     "run_pipeline",

@@ -1,0 +1,433 @@
+"""Outputs -> their places in the cluster tree; and whether errors follow clusters.
+
+Reads   data/chunks, data/vectors, data/clusters, data/names, and the outputs that annotation.outputs names: JSONL,
+        JSON, CSV or Parquet with a text (or several) in each row, a table of neighbours, rollouts, a folder of texts
+Writes  data/annotations/<key>/: annotations.parquet (a row for each output: the input's columns, cluster_path,
+        cluster_depth_0..n, cluster_id_depth_0..n, distance, percentile, outside), analysis.json (rates and tests),
+        dropped.parquet (rows that could not be read)
+Run     uv run annotate_with_clusters.py configs/quickstart.py
+        uv run annotate_with_clusters.py configs/annotation_01_gsm8k.py annotation.outputs=solutions.jsonl --csv out.csv
+
+An output is embedded by the corpus's own embedder, as a document. One longer than a chunk is cut as the corpus was;
+its windows vote together, each with one vote, and its distance is their mean. It is outside when it is farther from
+its nearest chunks than all but a share annotation.alpha of the corpus's own chunks (each without its document).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chunking import chunk_batch
+from cluster_corpus import CLUSTERS, print_warnings
+from common.cli import run_script
+from common.errors import ConfigError, CorruptArtifact, UserError
+from common.keys import canonical, keyed_settings
+from common.stages import Job, Session, Stage
+from common.store import Artifact
+from config import AnnotationConfig, Config, FilesReader, Reader
+from corpus import keyed_reader, reader_content, reader_rows
+from embed_chunks import CHUNKS, VECTORS, open_cache, token_counter
+from name_clusters import NAMES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from jaxtyping import Float32, Int64
+
+    from common.arrays import ShardedArray
+    from common.assignment import Assigned, Calibration, PathCodes, SelfCheck
+    from common.embedders import Embedder
+    from common.outputs import Annotation, Output
+    from common.rows import BadRow, Row
+
+# Texts embedded between two steps of the progress bar.
+BATCH = 4_096
+NO_OUTPUTS = "no outputs in this config; give some: annotation.outputs=FILE"
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadOutputs:
+    """What an input holds: its outputs, in order, and the rows that are none."""
+
+    outputs: list[Output]
+    dropped: list[BadRow]
+
+
+def reader_of(settings: AnnotationConfig) -> Reader | None:
+    """The reader of the outputs; a path alone is read by its suffix."""
+    given = settings.outputs
+    return FilesReader(paths=(given,)) if isinstance(given, str) else given
+
+
+def read_outputs(settings: AnnotationConfig, chunks: Artifact, cache_dir: Path) -> ReadOutputs:
+    """Every output of the input that the settings name; none where they name none.
+
+    Raises:
+        UserError: a row cannot be read or lacks a column, and the reader's settings do not say to skip it; two
+            outputs have the same id; a chunk id is not in the corpus.
+    """
+    from common.outputs import find_columns, outputs_of
+    from common.rendering import RowError
+    from common.rows import BadRow
+
+    found, columns = ReadOutputs([], []), None
+    for row in _rows(settings, cache_dir):
+        if isinstance(row, BadRow):
+            found.dropped.append(row)
+            continue
+        columns = columns or find_columns(row, settings)
+        try:
+            found.outputs.extend(outputs_of(row, columns))
+        except RowError as error:
+            found.dropped.append(_unusable(row, error, settings))
+    _refuse_repeated_ids(found.outputs)
+    if columns and columns.by_chunk_id:
+        return replace(found, outputs=with_chunk_texts(found.outputs, chunks))
+    return found
+
+
+def _rows(settings: AnnotationConfig, cache_dir: Path) -> Iterator[Row | BadRow]:
+    reader = reader_of(settings)
+    return iter(()) if reader is None else islice(reader_rows(reader, (), cache_dir), settings.take_rows)
+
+
+def _unusable(row: Row, error: Exception, settings: AnnotationConfig) -> BadRow:
+    from common.rows import BadRow
+
+    reader = settings.outputs
+    if not (isinstance(reader, FilesReader) and reader.malformed == "skip"):
+        raise UserError(f"outputs, row {row.where}: {error}; see the columns of annotation.* (--settings)") from error
+    return BadRow(row.key, row.where, "unrenderable", str(error))
+
+
+def _refuse_repeated_ids(outputs: Sequence[Output]) -> None:
+    seen: set[str] = set()
+    for output in outputs:
+        if output.output_id in seen:
+            raise UserError(
+                f"outputs: id '{output.output_id}' occurs twice; set annotation.id_column to one that does not"
+            )
+        seen.add(output.output_id)
+
+
+def with_chunk_texts(outputs: Sequence[Output], chunks: Artifact) -> list[Output]:
+    """The outputs, whose texts are ids of chunks, with the chunks' texts.
+
+    Raises:
+        UserError: an id is not in the corpus.
+    """
+    wanted, texts = {output.text for output in outputs}, {}
+    for table in chunks.tables("chunks-*.parquet", ["chunk_id", "text"]):
+        pairs = zip(table["chunk_id"].to_pylist(), table["text"].to_pylist(), strict=True)
+        texts.update({chunk_id: text for chunk_id, text in pairs if chunk_id in wanted})
+    missing = next((output.text for output in outputs if output.text not in texts), None)
+    if missing is not None:
+        raise UserError(f"outputs: chunk '{missing}' is not in this corpus; give a column of texts instead")
+    return [replace(output, text=texts[output.text]) for output in outputs]
+
+
+# --- places --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class FittedTree:
+    """The clustered chunks: vectors, paths, and the document of each, all by position among the vectors."""
+
+    vectors: ShardedArray
+    codes: PathCodes
+    documents: Int64[np.ndarray, " rows"]
+
+
+def load_fitted(chunks: Artifact, vectors: Artifact, clusters: Artifact, settings: AnnotationConfig) -> FittedTree:
+    """The fitted rows of a tree, with raw or filled paths.
+
+    Raises:
+        CorruptArtifact: vectors and assignments do not belong to the same chunks.
+    """
+    import numpy as np
+
+    from common.arrays import ShardedArray
+    from common.assignment import encode_paths
+
+    stored = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")])
+    rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load()
+    column = "filled_path" if settings.labels == "filled" else "path"
+    table = clusters.table("assignments.parquet", ["chunk_row", column])
+    if not np.array_equal(table["chunk_row"].to_numpy(), rows):
+        raise CorruptArtifact(f"{clusters.folder}: its chunks are not those of {vectors.folder}; {clusters.repair}")
+    return FittedTree(stored, encode_paths(table[column].to_pylist()), document_numbers(chunks)[rows])
+
+
+def document_numbers(chunks: Artifact) -> Int64[np.ndarray, " chunks"]:
+    """A number for the document of every chunk; the chunks of a document follow each other."""
+    import numpy as np
+
+    ids = [each for table in chunks.tables("chunks-*.parquet", ["doc_id"]) for each in table["doc_id"].to_pylist()]
+    changes = [number > 0 and ids[number] != ids[number - 1] for number in range(len(ids))]
+    return np.cumsum(np.array(changes, dtype=np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Texts cut as the corpus was: vectors of the windows that the embedder knows, and the text each is of."""
+
+    vectors: Float32[np.ndarray, "windows dims"]
+    text: Int64[np.ndarray, " windows"]
+
+
+def embed_windows(job: Job, texts: Sequence[str]) -> Windows:
+    """Embed texts as documents of the corpus are; a text without a window has nothing that the embedder knows."""
+    import numpy as np
+
+    from common.embedders import load_embedder
+    from common.vector_cache import encode_cached
+
+    embedder = load_embedder(job.inputs["vectors"], job.config.embedding)
+    cache, found = open_cache(job, embedder), [_no_windows(embedder)]
+    with job.progress.bar("annotations", len(texts)) as bar:
+        for start in range(0, len(texts), BATCH):
+            batch = texts[start : start + BATCH]
+            spans = chunk_batch(batch, job.config.chunking, token_counter(job.config))
+            triples = zip(spans.document.tolist(), spans.start.tolist(), spans.end.tolist(), strict=True)
+            vectors = encode_cached(embedder, [batch[text][one:other] for text, one, other in triples], cache).vectors
+            known = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+            found.append(Windows(vectors[known], start + spans.document[known]))
+            bar.advance(len(batch))
+    job.device = embedder.device
+    return Windows(np.concatenate([each.vectors for each in found]), np.concatenate([each.text for each in found]))
+
+
+def _no_windows(embedder: Embedder) -> Windows:
+    import numpy as np
+
+    return Windows(np.zeros((0, embedder.dimensions), np.float32), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where texts belong: of those with a window, in the order of `text`."""
+
+    text: Int64[np.ndarray, " placed"]
+    assigned: Assigned
+    calibration: Calibration
+
+
+def place(windows: Windows, tree: FittedTree, check: SelfCheck, settings: AnnotationConfig) -> Places:
+    """Assign every text that has a window; its windows vote together."""
+    import numpy as np
+
+    from common.assignment import assign
+
+    placed, owners = np.unique(windows.text, return_inverse=True)
+    assigned = assign(windows.vectors, tree.vectors, tree.codes, settings.k, owners=owners)
+    return Places(placed, assigned, check.calibration)
+
+
+# --- the table -----------------------------------------------------------------------------------------------
+
+
+def annotations_of(places: Places, texts: int, alpha: float) -> list[Annotation]:
+    """The place of every text, by its number."""
+    from common.assignment import ancestors
+    from common.outputs import Annotation
+
+    found, assigned = [Annotation()] * texts, places.assigned
+    outside = places.calibration.outside(assigned.distances, alpha)
+    percentiles = places.calibration.percentiles(assigned.distances)
+    for row, text in enumerate(places.text.tolist()):
+        away = bool(outside[row])
+        found[text] = Annotation(
+            () if away else tuple(ancestors(assigned.paths[row])),
+            None if away else float(assigned.strengths[row]),
+            float(assigned.distances[row]),
+            float(percentiles[row]),
+            away,
+        )
+    return found
+
+
+def annotation_table(
+    outputs: Sequence[Output], annotations: Sequence[Annotation], names: Mapping[str, Mapping[str, Any]], depth: int
+) -> pa.Table:
+    """One row for each output; see the contract at the top of the file."""
+    import pyarrow as pa
+
+    strings, numbers, flags = pa.string(), pa.float64(), pa.bool_()
+    columns = {
+        "output_id": pa.array([each.output_id for each in outputs], strings),
+        "text": pa.array([each.text for each in outputs], strings),
+        "model": pa.array([each.model for each in outputs], strings),
+        "question_id": pa.array([each.question_id for each in outputs], strings),
+        "variant": pa.array([each.variant for each in outputs], strings),
+        "correct": pa.array([each.correct for each in outputs], flags),
+        "cluster_path": pa.array([each.ids[-1] if each.ids else "" for each in annotations], strings),
+    }
+    for level in range(depth):
+        ids = [each.ids[level] if level < len(each.ids) else None for each in annotations]
+        columns[f"cluster_depth_{level}"] = pa.array([names[one]["name"] if one else None for one in ids], strings)
+        columns[f"cluster_id_depth_{level}"] = pa.array(ids, strings)
+    columns["cluster_share"] = pa.array([each.share for each in annotations], numbers)
+    columns["distance"] = pa.array([each.distance for each in annotations], numbers)
+    columns["percentile"] = pa.array([each.percentile for each in annotations], numbers)
+    columns["outside"] = pa.array([each.outside for each in annotations], flags)
+    return pa.table({**columns, **own_columns(outputs, columns)})
+
+
+def own_columns(outputs: Sequence[Output], taken: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+    """The input's own columns, as `input_<name>` where a column of ours has other values under that name."""
+    names = list(dict.fromkeys(name for output in outputs for name in output.own))
+    found: dict[str, pa.Array] = {}
+    for name in names:
+        column = _column([output.own.get(name) for output in outputs])
+        if name not in taken:
+            found[name] = column
+        elif _words(column) != _words(taken[name]):
+            found[f"input_{name}"] = column
+    return found
+
+
+def _words(column: pa.Array) -> list[str]:
+    return ["" if value is None else str(value) for value in column.to_pylist()]
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    """Values of one plain type as they are; lists, tables and mixed columns as JSON."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {str} or (len(kinds) == 1 and kinds <= {bool, int, float}) or kinds == {int, float}:
+        return pa.array(values, pa.float64() if kinds == {int, float} else None)
+    written = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+    return pa.array(written, pa.string())
+
+
+# --- the stage -----------------------------------------------------------------------------------------------
+
+
+def compute(job: Job) -> int:
+    """Read, place and analyse the outputs; returns their number."""
+    from common.annotation_analysis import analyse
+    from common.assignment import self_check
+    from common.quality import normalise
+
+    settings, inputs = job.config.annotation, job.inputs
+    read = read_outputs(settings, inputs["chunks"], job.cache_dir)
+    form = job.config.prepare.unicode_form
+    outputs = [replace(each, text=normalise(each.text, form)) for each in read.outputs]
+    tree = load_fitted(inputs["chunks"], inputs["vectors"], inputs["clusters"], settings)
+    check = self_check(
+        tree.vectors,
+        tree.codes,
+        settings.k,
+        documents=tree.documents,
+        sample=settings.calibration_chunks,
+        seed=settings.seed,
+    )
+    places = place(embed_windows(job, [each.text for each in outputs]), tree, check, settings)
+    annotations = annotations_of(places, len(outputs), settings.alpha)
+    names = inputs["names"].json("names.json")
+    job.part.write_table("annotations.parquet", annotation_table(outputs, annotations, names, tree.codes.depth))
+    job.part.write_table("dropped.parquet", _dropped_table(read.dropped))
+    job.part.write_json("analysis.json", analyse(outputs, annotations, check, names, settings))
+    return len(outputs)
+
+
+def _dropped_table(dropped: Sequence[BadRow]) -> pa.Table:
+    import pyarrow as pa
+
+    names = ("key", "where", "reason", "detail", "raw")
+    return pa.table({name: pa.array([getattr(row, name) for row in dropped], pa.string()) for name in names})
+
+
+def _settings(config: Config) -> Mapping[str, object]:
+    reader = reader_of(config.annotation)
+    kept = keyed_settings(config.annotation, drop=("outputs",))
+    return {**kept, "outputs": None if reader is None else canonical(keyed_reader(reader))}
+
+
+def _content(config: Config, cache_dir: Path) -> Mapping[str, str]:
+    """What the outputs are now; their place is in no key."""
+    reader = reader_of(config.annotation)
+    return {} if reader is None else {"outputs": reader_content(reader, cache_dir)}
+
+
+ANNOTATIONS = Stage(
+    name="annotations",
+    script="annotate_with_clusters.py",
+    version=1,
+    settings=_settings,
+    compute=compute,
+    inputs=(CHUNKS, VECTORS, CLUSTERS, NAMES),
+    content=_content,
+)
+
+
+# --- what it prints ------------------------------------------------------------------------------------------
+
+
+def write_csv(table: pa.Table, path: Path) -> None:
+    """The annotations as CSV with a header; null is an empty cell.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(table.column_names)
+            for batch in table.to_batches(BATCH):
+                writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    except OSError as error:
+        raise ConfigError(f"--csv {path}: cannot be written: {error.strerror}") from error
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """This script's own options."""
+    parser.add_argument("--csv", metavar="FILE", help="write the annotations to this CSV file too")
+    parser.add_argument("--all", action="store_true", help="print every cluster, not only the most telling ones")
+
+
+def present(session: Session, args: Namespace) -> object:
+    """Print what was found, in words and tables; return it for `--json`."""
+    artifact = session.load(ANNOTATIONS)
+    analysis = artifact.json("analysis.json")
+    if args.csv:
+        write_csv(artifact.table("annotations.parquet"), Path(args.csv))
+    if not args.json:
+        print_warnings(session)
+        print_annotations(session, every=args.all)
+    return analysis
+
+
+def print_annotations(session: Session, *, every: bool = False) -> None:
+    """The analysis of a finished session on stdout; a hint where there are no outputs."""
+    from common.annotation_report import print_analysis
+    from common.console import stdout
+
+    artifact = session.load(ANNOTATIONS)
+    if not artifact.rows:
+        print(NO_OUTPUTS)
+        return
+    print_analysis(artifact.json("analysis.json"), stdout(), every=every)
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        run_script(
+            __doc__ or "",
+            (ANNOTATIONS,),
+            arguments=arguments,
+            present=present,
+            next_command=lambda session: session.command("visualize_clusters.py"),
+        )
+    )

@@ -1,0 +1,121 @@
+"""Rows of outputs: columns found by their names, several texts a row, verdicts in words, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from common.errors import UserError
+from common.outputs import Output, find_columns, outputs_of, verdict
+from common.rendering import RowError
+from common.rows import Row
+from config import AnnotationConfig, ColumnsText, OutputText, TemplateText
+
+
+def read(fields: dict[str, Any], **settings: Any) -> list[Output]:
+    row = Row("file.jsonl:3", fields, "file.jsonl:3")
+    return list(outputs_of(row, find_columns(row, AnnotationConfig(**settings))))
+
+
+def test_a_text_alone_is_an_output():
+    assert read({"text": "a boat"}) == [Output("file.jsonl:3", "a boat", None, None, None, None, {})]
+
+
+@pytest.mark.parametrize("column", ["text", "completion", "output", "response", "chunk_text"])
+def test_the_text_is_found_by_the_name_of_its_column(column):
+    assert read({"source": "s", column: "a boat"})[0].text == "a boat"
+
+
+def test_what_is_known_of_a_rollout_is_kept():
+    row = {"request_id": "q7", "completion": "a boat", "model": "small", "correct": False, "draw": 2}
+    found = read(row)[0]
+    assert (found.question_id, found.model, found.correct) == ("q7", "small", False)
+    assert found.own["draw"] == 2
+
+
+def test_a_failed_rollout_is_an_output_without_text():
+    assert read({"request_id": "q7", "completion": None, "error": {"kind": "timeout"}})[0].text == ""
+
+
+def test_a_table_of_neighbours_is_read_by_its_chunks():
+    row = {
+        "sample_id": "4",
+        "variant": "answer",
+        "rank": "1",
+        "distance": "0.3",
+        "chunk_id": "c#0",
+        "chunk_text": "boat",
+    }
+    found = read(row)[0]
+    assert (found.text, found.question_id, found.variant) == ("boat", "4", "answer")
+    assert set(found.own) == {"sample_id", "variant", "rank", "distance", "chunk_id"}
+
+
+def test_without_texts_a_chunk_id_stands_for_its_text():
+    row = Row("t.csv:1", {"sample_id": "4", "chunk_id": "c#0"}, "t.csv:2")
+    columns = find_columns(row, AnnotationConfig())
+    assert columns.by_chunk_id
+    assert next(outputs_of(row, columns)).text == "c#0"
+
+
+def test_a_row_of_several_texts_gives_an_output_for_each():
+    row = {
+        "question": "how many?",
+        "truth": "two",
+        "small": {"solution": "three", "ok": False},
+        "large": {"solution": "two", "ok": True},
+        "level": 5,
+    }
+    texts = (
+        OutputText(text=TemplateText(template="{question} {truth}"), variant="ground_truth"),
+        OutputText(text=ColumnsText(columns=("small.solution",)), model="small", correct="small.ok"),
+        OutputText(text=ColumnsText(columns=("large.solution",)), model="large", correct="large.ok"),
+    )
+    found = read(row, texts=texts)
+    assert [each.output_id.removeprefix("file.jsonl:3/") for each in found] == [
+        "ground_truth",
+        "answer/small",
+        "answer/large",
+    ]
+    assert [each.text for each in found] == ["how many? two", "three", "two"]
+    assert [(each.model, each.correct) for each in found] == [(None, None), ("small", False), ("large", True)]
+    assert {each.question_id for each in found} == {"file.jsonl:3"}
+    assert found[0].own == {"level": 5}
+
+
+def test_named_columns_are_taken_before_the_usual_ones():
+    row = {"text": "a boat", "key": "k1", "who": "large", "model": "other", "kind": "draft", "ok": "no", "task": 9}
+    named = {"id": "key", "question": "task", "model": "who", "variant": "kind", "correct": "ok"}
+    found = read(row, **{f"{name}_column": column for name, column in named.items()})[0]
+    assert (found.output_id, found.question_id, found.model) == ("k1", "9", "large")
+    assert (found.variant, found.correct) == ("draft", False)
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        (True, True),
+        (0, False),
+        (1.0, True),
+        ("True", True),
+        (" wrong ", False),
+        (None, None),
+        ("", None),
+        (math.nan, None),
+    ],
+)
+def test_verdicts(value, meaning):
+    assert verdict({"correct": value}, "correct") is meaning
+
+
+@pytest.mark.parametrize("value", ["perhaps", 2, [True]])
+def test_what_is_no_verdict_is_refused(value):
+    with pytest.raises(RowError, match="neither true nor false"):
+        verdict({"correct": value}, "correct")
+
+
+def test_rows_without_a_known_text_name_what_they_have():
+    with pytest.raises(UserError, match=r"it has: words, n; name it: annotation\.texts"):
+        read({"words": "a boat", "n": 1})

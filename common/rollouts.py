@@ -105,6 +105,9 @@ class Rollout:
     The fields of the request are `request_id`, `messages` or `prompt`, `draw`, `metadata`; `model`, `engine` and
     `sampling` are what was asked for (`seed` is the one sent); the others are those of `Answer`. `cached` says that
     this run did not ask the model; it is no part of the comparison of two rollouts.
+
+    Raises:
+        ValueError: there are both a completion and an error, or neither.
     """
 
     request_id: str
@@ -127,6 +130,10 @@ class Rollout:
     attempts: int
     metadata: dict[str, Any] = field(default_factory=dict)
     cached: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if (self.completion is None) == (self.error is None):
+            raise ValueError(f"rollout '{self.request_id}': it has a completion or an error, one of the two")
 
     @property
     def ok(self) -> bool:

@@ -12,18 +12,26 @@ Run     uv run visualize_clusters.py configs/quickstart.py
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotate_with_clusters import ANNOTATIONS
 from cluster_corpus import CLUSTERS, chunk_ids, load_tree
 from common.cli import run_script
+from common.errors import ConfigError, UserError
 from common.keys import keyed_settings
-from common.stages import Job, Stage
+from common.stages import Job, Session, Stage
 from common.store import Artifact
 from config import Config, VisualizeConfig
-from embed_chunks import CHUNKS
+from embed_chunks import CHUNKS, VECTORS
 from map_chunks import MAP, placed, take_rows
 from name_clusters import NAMES
 
@@ -33,9 +41,13 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
     from common.cluster_tree import ClusterNode
+    from common.dashboard import Dashboard
     from common.taxonomy import Errors, Points, Sample, Taxonomy, TaxonomyNode
 
 FIGURES = ("both", "tree", "map")
+FORMATS = ("png", "svg", "pdf")
+COLOURS = ("cluster", "cohesion", "cohesion_projected", "depth", "noise_share", "error_rate", "difficulty")
+STREAMLIT = "uv run --extra app streamlit run visualize_clusters.py"
 
 
 # --- gathering -----------------------------------------------------------------------------------------------
@@ -302,5 +314,185 @@ def load_taxonomy(artifact: Artifact) -> Taxonomy:
     return from_json(artifact.json("taxonomy.json"), points)
 
 
+# --- what else it writes -------------------------------------------------------------------------------------
+
+
+def neighbour_column(taxonomy: Taxonomy, vectors: Artifact, count: int) -> pa.Array:
+    """For every point of the map its nearest others on the map by cosine: row numbers of the table, and distances."""
+    import numpy as np
+    import pyarrow as pa
+
+    from common.arrays import ShardedArray
+    from common.neighbours import top_k
+
+    def stored(pattern: str) -> ShardedArray:
+        return ShardedArray([vectors.path(name) for name in vectors.names(pattern)])
+
+    place = np.searchsorted(stored("rows-*.npy").load().reshape(-1), np.array(taxonomy.points.chunk_row))
+    drawn = np.asarray(stored("vectors-*.npy").take(place), dtype=np.float32)
+    found = top_k(drawn, drawn, min(count + 1, len(drawn)), metric="cosine")
+    rows = []
+    for point, (ids, distances) in enumerate(zip(found.indices.tolist(), found.distances.tolist(), strict=True)):
+        others = [(each, away) for each, away in zip(ids, distances, strict=True) if each != point][:count]
+        rows.append({"ids": [each for each, _ in others], "distances": [away for _, away in others]})
+    return pa.array(rows, pa.struct({"ids": pa.list_(pa.int64()), "distances": pa.list_(pa.float32())}))
+
+
+def write_points(session: Session, path: Path, neighbours: int) -> None:
+    """The map's points as one Parquet file for other tools."""
+    import pyarrow.parquet as pq
+
+    artifact = session.load(TAXONOMY)
+    table = artifact.table("points.parquet")
+    if neighbours:
+        column = neighbour_column(load_taxonomy(artifact), session.load(VECTORS), neighbours)
+        table = table.append_column("neighbors", column)
+    with _writing(path):
+        pq.write_table(table, path, compression="zstd")
+
+
+def write_figures(session: Session, args: Namespace) -> list[Path]:
+    """The figure in every format asked for."""
+    wanted = [(kind, Path(value)) for kind in FORMATS if (value := getattr(args, kind))]
+    if not wanted:
+        return []
+    from common.static_plots import draw, save
+    from common.taxonomy import measures_of
+
+    taxonomy = load_taxonomy(session.load(TAXONOMY))
+    known = ["cluster", *(each.key for each in measures_of(taxonomy))]
+    if args.colour not in known:
+        raise ConfigError(f"--colour {args.colour}: this taxonomy can be coloured by {', '.join(known)}")
+    figure = draw(taxonomy, args.figure, args.colour)
+    for kind, path in wanted:
+        with _writing(path):
+            save(figure, path, kind)
+    return [path for _, path in wanted]
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+# --- the dashboard -------------------------------------------------------------------------------------------
+
+
+def dashboard() -> None:
+    """The dashboard's page; Streamlit runs this file for every visitor and every change. Computes nothing."""
+    from common.configs import load_config
+    from common.dashboard import read_once, show, show_problem
+
+    path, *overrides = sys.argv[1:] or [""]
+
+    def read() -> Dashboard:
+        if not path:
+            raise ConfigError(f"no config was given; to start it with one: {STREAMLIT} -- configs/quickstart.py")
+        return load_dashboard(Session(load_config(path, overrides), path, tuple(overrides)))
+
+    try:
+        show(read_once((path, *overrides), read))
+    except UserError as error:
+        show_problem(str(error))
+
+
+def load_dashboard(session: Session) -> Dashboard:
+    """What the dashboard shows, from finished artifacts.
+
+    Raises:
+        MissingArtifact: one has not been made; the message names the command that makes it.
+    """
+    from common.dashboard import Dashboard
+
+    taxonomy, annotations = session.load(TAXONOMY), session.load(ANNOTATIONS)
+    analysis = annotations.json("analysis.json") if annotations.rows else None
+    to_annotate = session.command("visualize_clusters.py", "annotation.outputs=FILE")
+    return Dashboard(load_taxonomy(taxonomy), analysis, to_annotate)
+
+
+def streamlit_command(session: Session) -> str:
+    """The command that installs Streamlit and starts the dashboard."""
+    return f"{STREAMLIT} {shlex.join(['--', session.config_path, *session.overrides])}"
+
+
+def serve(session: Session) -> None:
+    """Start the dashboard and wait for its end.
+
+    Raises:
+        ConfigError: Streamlit is not installed.
+    """
+    if find_spec("streamlit") is None:
+        raise ConfigError(
+            f"the dashboard needs streamlit; to install and start it: {STREAMLIT} -- {session.config_path}"
+        )
+    command = [sys.executable, "-m", "streamlit", "run", __file__, "--browser.gatherUsageStats=false", "--"]
+    subprocess.run([*command, session.config_path, *session.overrides], check=False)
+
+
+def under_streamlit() -> bool:
+    """Whether Streamlit runs this file."""
+    if "streamlit" not in sys.modules:
+        return False
+    from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+    return get_script_run_ctx(suppress_warning=True) is not None
+
+
+# --- the command line ----------------------------------------------------------------------------------------
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """This script's own options."""
+    for kind in FORMATS:
+        parser.add_argument(f"--{kind}", metavar="FILE", help=f"write a figure for a paper as {kind.upper()}")
+    parser.add_argument("--figure", choices=FIGURES, default="both", help="what is on it (default: both)")
+    parser.add_argument("--colour", metavar="BY", default="cluster", help=f"of the figure: {', '.join(COLOURS)}")
+    parser.add_argument(
+        "--parquet",
+        metavar="FILE",
+        help="write the map's points for other tools: `embedding-atlas FILE --text text --x x --y y`; for DataMapPlot "
+        "the columns cluster_1, cluster_2, ... are its label layers (noise is Unlabelled)",
+    )
+    parser.add_argument(
+        "--neighbours",
+        metavar="N",
+        type=int,
+        default=0,
+        help="with --parquet: the N nearest points (`--neighbors neighbors`)",
+    )
+    parser.add_argument("--dashboard", action="store_true", help="start the dashboard (extra `app`)")
+
+
+def present(session: Session, args: Namespace) -> object:
+    """Print where the page is, and what else was written."""
+    path = session.load(TAXONOMY).path("taxonomy.html")
+    written = write_figures(session, args)
+    if args.parquet:
+        write_points(session, Path(args.parquet), args.neighbours)
+        written.append(Path(args.parquet))
+    if not args.json:
+        print(f"taxonomy: {path}")
+        for each in written:
+            print(f"written:  {each}")
+    if args.dashboard:
+        serve(session)
+    return {"taxonomy": str(path), "written": [str(each) for each in written]}
+
+
 if __name__ == "__main__":
-    raise SystemExit(run_script(__doc__ or "", (MAP, TAXONOMY)))
+    if under_streamlit():
+        dashboard()
+    else:
+        raise SystemExit(
+            run_script(
+                __doc__ or "",
+                (MAP, ANNOTATIONS, TAXONOMY),
+                script="visualize_clusters.py",
+                arguments=arguments,
+                present=present,
+                next_command=streamlit_command,
+            )
+        )

@@ -39,11 +39,10 @@ Colour = tuple[float, float, float]
 # --- saving --------------------------------------------------------------------------------------------------
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as its suffix says (png, svg, pdf); the same bytes for the same figure."""
+def save(figure: Figure, path: Path, kind: str) -> None:
+    """Write a figure as `png`, `svg` or `pdf`; the same bytes for the same figure."""
     from matplotlib import rc_context
 
-    kind = path.suffix.lower().removeprefix(".")
     undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     with rc_context({"svg.hashsalt": "corpus-proximity", "pdf.fonttype": 42}):
         figure.savefig(path, dpi=DPI, format=kind, metadata=undated, facecolor=PAPER)
@@ -102,7 +101,7 @@ class Paint:
             return Paint(groups)
         values = [value for node in taxonomy.clusters if (value := measure(node, key)) is not None]
         title = next(each.title for each in measures_of(taxonomy) if each.key == key)
-        low = 0.0 if key in ("noise_share", "error_rate", "difficulty") else min(values)
+        low = 0.0 if key == "noise_share" else min(values)
         return Paint(groups, key, title, low, max(values))
 
     def colour(self, node: TaxonomyNode) -> str:
@@ -238,15 +237,17 @@ def _name_leaves(axes: Axes, found: Sequence[Slot], taxonomy: Taxonomy, width: f
 
 
 def spread(wanted: Sequence[float], gap: float, total: float) -> list[float]:
-    """Places as near as may be to the wanted ones (increasing) that are at least `gap` apart, within 0 and `total`."""
-    placed: list[float] = []
-    for place in wanted:
-        placed.append(max(place, placed[-1] + gap if placed else gap / 2))
-    limit = total - gap / 2
-    for number in range(len(placed) - 1, -1, -1):
-        placed[number] = min(placed[number], limit)
-        limit = placed[number] - gap
-    return placed
+    """The places at least `gap` apart, within 0 and `total`, that are nearest to the wanted ones (increasing).
+
+    Least squares under the gaps is isotonic regression of the places less their gaps, which the bounds then clip.
+    """
+    from scipy.optimize import isotonic_regression
+
+    if not len(wanted):
+        return []
+    gaps = gap * np.arange(len(wanted))
+    slack = isotonic_regression(np.asarray(wanted, dtype=float) - gaps).x
+    return (np.clip(slack, gap / 2, max(total - gap / 2 - gaps[-1], gap / 2)) + gaps).tolist()
 
 
 def _name_branches(

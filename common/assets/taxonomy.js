@@ -67,7 +67,7 @@
 
   const rangeOf = (key) => {
     const values = nodes.slice(1).map((node) => node[key]).filter((value) => value !== undefined);
-    const low = /error_rate|difficulty|noise_share/.test(key) ? 0 : Math.min(...values);
+    const low = key === "noise_share" ? 0 : Math.min(...values);
     return { low, high: Math.max(...values) };
   };
   const ranges = Object.fromEntries(Object.keys(measures).map((key) => [key, rangeOf(key)]));

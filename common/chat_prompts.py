@@ -39,7 +39,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request, context: in
         text, has_special = prompt_text(tokenizer, request)
     except Exception as error:  # templates are programs, and raise what they like
         return Failure("engine", f"the chat template refuses this conversation: {error}")
-    found: Any = tokenizer(text, add_special_tokens=not has_special)["input_ids"]
+    found: Any = tokenizer(text, add_special_tokens=not has_special, verbose=False)["input_ids"]
     ids = list(found) or [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
     if not ids:
         return Failure("engine", "an empty prompt, and the model has no token that begins a text")

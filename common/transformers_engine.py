@@ -292,12 +292,13 @@ class _Shown:
     """Passes a growing text on, in pieces: no half characters, and nothing that may turn out to be a stop text."""
 
     def __init__(self, stops: Sequence[str], loaded: LoadedModel, on_text: OnText) -> None:
-        self.loaded, self.on_text, self.held = loaded, on_text, max([len(stop) for stop in stops], default=0)
+        self.loaded, self.on_text, self.stops = loaded, on_text, stops
+        self.held = max([len(stop) for stop in stops], default=0)
         self.shown = ""
 
     def __call__(self, tokens: Sequence[int]) -> None:
         text = self.loaded.decode([token for token in tokens if token not in self.loaded.ends])
-        if not text.endswith("\ufffd"):
+        if not text.endswith("\ufffd") and first_stop(text, self.stops) is None:
             self.rest(text[: len(text) - self.held])
 
     def rest(self, text: str) -> None:

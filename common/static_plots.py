@@ -12,6 +12,7 @@ import numpy as np
 from common.assignment import ancestors
 from common.cluster_tree import ROOT_ID
 from common.html import printable, shorten
+from common.palette import COLOURS, GREY, INK, PAPER, RAMP, SOFT
 from common.report_page import share
 from common.taxonomy import Taxonomy, TaxonomyNode, measure, measures_of
 
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 DPI = 300
-# The pages' colours on paper (common/assets/page.js says how they were chosen), shapes for every further eight.
-COLOURS = ("#413fd2", "#f25e07", "#01a58c", "#591d08", "#7e87fd", "#046e84", "#ab361c", "#052e69")
+# Shapes of points, one for every eight clusters.
 MARKERS = ("o", "D", "^", "s", "P", "*")
-RAMP = ("#c99a1c", "#d2622f", "#b3305f", "#6f2484", "#1d1147")
-INK, SOFT, GREY, PAPER = "#1d2026", "#5b616e", "#b3b0a8", "#ffffff"
 FONT_SIZE = 7.0
 # Inches: a line of names, and bounds of a figure that fits a page.
 LINE, SHORTEST, TALLEST, BAR_HEIGHT = 0.135, 3.2, 9.5, 0.55
@@ -122,7 +120,7 @@ class Paint:
 
 
 def ramp() -> LinearSegmentedColormap:
-    """The pages' ramp: lightness falls all the way, so the order is seen by every eye and in grey."""
+    """The ramp of measures, as matplotlib wants it."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("taxonomy", RAMP)

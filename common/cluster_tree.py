@@ -25,6 +25,7 @@ STOP_REASONS = {
     "identical": "all of its vectors are the same",
     "cohesive": "its silhouette among its siblings reaches the threshold",
     "no_clusters": "the clusterer found noise only",
+    "null": "no more structured than structureless vectors of the same covariance",
 }
 
 # Any may be what keeps clusters from being smaller: the largest counts.

@@ -1,0 +1,385 @@
+"""The `adaptive` preset: a tree of clusters in which every split has passed a test against structureless vectors.
+
+One node at a time, the same question at every depth. The node's rows are seen from their own mean (`zoomed`), each is
+joined to its nearest twentieth among a sample of them (`common.landmark_graph`), and the graph is cut into the
+communities of the highest modularity: how many is the graph's answer, not a setting. A node is split only if its
+modularity lies above that of Gaussian vectors with the node's own mean and covariance. Nothing here knows labels.
+
+Deterministic: products run on one BLAS thread each, ties go to the lower row, and all draws are seeded by the
+settings and the node's id.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.cluster_tree import ROOT_ID, ClusterNode, SplitParameters, child_id, validate
+from common.landmark_graph import nearest_landmarks, neighbour_graph, zoomed
+from common.modularity import Graph, communities, merge, modularity
+from common.shapes import check_shape
+from common.units import unit_rows
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float32, Int32, Int64
+
+
+@dataclass(frozen=True)
+class AdaptiveSettings:
+    """What may be set.
+
+    Args:
+        n_neighbors: each row is joined to at least so many.
+        neighborhood: and to at least this share of the landmarks.
+        landmarks: rows of a node that can be neighbours; a node of fewer rows has all of its own.
+        max_depth: depth of the deepest clusters; the root is 0.
+        max_children: a node is cut into at most so many.
+        min_cluster_size: of a child.
+        orders: Louvain runs of which the best is taken.
+        test_rows: a split is tested on so many of the node's rows.
+        null_draws: Gaussian samples it is compared with.
+        min_excess: a split's modularity exceeds the mean of the null by at least so much,
+        min_deviations: and by so many of the null's standard deviations.
+        max_noise: at most this share of a node's rows is noise.
+        seed: of every draw.
+    """
+
+    n_neighbors: int = 15
+    neighborhood: float = 0.05
+    landmarks: int = 2048
+    max_depth: int = 3
+    max_children: int = 12
+    min_cluster_size: int = 10
+    orders: int = 3
+    test_rows: int = 1000
+    null_draws: int = 8
+    min_excess: float = 0.05
+    min_deviations: float = 5.0
+    max_noise: float = 0.25
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        at_least = {"n_neighbors": 1, "landmarks": 4, "max_depth": 1, "max_children": 2, "min_cluster_size": 2}
+        at_least |= {"orders": 1, "test_rows": 4, "null_draws": 2, "seed": 0}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("neighborhood", "max_noise"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Why a node was split or not.
+
+    Args:
+        statistic: modularity of the best partition of (a sample of) the node's rows.
+        null_mean, null_sd: the same of Gaussian vectors of the node's mean and covariance, as many.
+        deviations: (statistic - null_mean) / null_sd.
+        rows: how many were compared.
+        passed: whether the node is more structured than they are.
+    """
+
+    statistic: float
+    null_mean: float
+    null_sd: float
+    deviations: float
+    rows: int
+    passed: bool
+
+    @property
+    def excess(self) -> float:
+        """Modularity that the null does not explain."""
+        return self.statistic - self.null_mean
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveTree:
+    """A tree, and for every row of the vectors the leaf it belongs to, noise included.
+
+    Args:
+        root: raw noise stays at the node where it arose; `indices` are rows of the vectors.
+        filled: the leaf's id.
+        strength: share of the row's neighbourhood that lies in its own child, the least over its path; in [0, 1].
+        evidence: by cluster id, for each node that was tested.
+    """
+
+    root: ClusterNode
+    filled: list[str]
+    strength: Float32[np.ndarray, " rows"]
+    evidence: dict[str, Evidence]
+
+
+def grow_adaptive(
+    vectors: Float[np.ndarray, "rows dims"],
+    settings: AdaptiveSettings | None = None,
+    on_settled: Callable[[int], object] = lambda rows: None,
+) -> AdaptiveTree:
+    """Cluster the rows; only their directions count.
+
+    Args:
+        vectors: any float type; rows of length 0 are allowed.
+        on_settled: called with numbers of rows whose leaf is known; they add up to all rows.
+
+    Raises:
+        ValueError: there are no rows, or a value is not finite.
+    """
+    n = check_shape("vectors", vectors, "rows dims")["rows"]
+    if n == 0:
+        raise ValueError("vectors: there are no rows to cluster")
+    if not np.isfinite(vectors).all():
+        raise ValueError("vectors: a value is not finite")
+    grower = _Grower(unit_rows(vectors), settings or AdaptiveSettings(), on_settled)
+    return grower.tree()
+
+
+# --- one split -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A node's rows in children 0, 1, ..., the largest first, or none when there is only one.
+
+    Args:
+        labels: the child of every row.
+        support: share of the row's neighbourhood that lies in that child, in [0, 1].
+        noise: rows that no child has a majority of, the weakest ones.
+    """
+
+    labels: Int32[np.ndarray, " n"]
+    support: Float32[np.ndarray, " n"]
+    noise: Bool[np.ndarray, " n"]
+
+    @property
+    def children(self) -> int:
+        return int(self.labels.max(initial=-1)) + 1
+
+
+def neighbourhood(rows: int, settings: AdaptiveSettings) -> int:
+    """How many neighbours a row of a node has among `rows` landmarks."""
+    return max(1, min(rows - 1, max(settings.n_neighbors, round(settings.neighborhood * rows))))
+
+
+def split(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> Split:
+    """Cut a node into communities; at least two rows."""
+    points = zoomed(vectors)
+    landmarks = sample(len(points), settings.landmarks, draw)
+    columns, _ = nearest_landmarks(points, landmarks, neighbourhood(len(landmarks), settings))
+    nearest = landmarks[columns]
+    graph = neighbour_graph(nearest)
+    labels = communities(graph, orders(len(points), settings.orders, draw))
+    labels = few(graph, labels, settings.max_children)
+    labels = large(points, labels, settings.min_cluster_size)
+    support = (labels[nearest] == labels[:, None]).mean(axis=1, dtype=np.float64).astype(np.float32)
+    return Split(labels, support, _noise(support, settings.max_noise))
+
+
+def sample(rows: int, most: int, draw: np.random.Generator) -> Int64[np.ndarray, " m"]:
+    """All rows, or so many of them, increasing."""
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(draw.choice(rows, most, replace=False))
+
+
+def orders(rows: int, runs: int, draw: np.random.Generator) -> Int32[np.ndarray, "runs rows"]:
+    """Random orders of visits."""
+    return np.stack([draw.permutation(rows).astype(np.int32) for _ in range(runs)])
+
+
+def few(graph: Graph, labels: Int32[np.ndarray, " n"], most: int) -> Int32[np.ndarray, " n"]:
+    """At most so many communities: the pairs that lose least modularity are joined (Clauset et al. 2004)."""
+    count = int(labels.max()) + 1
+    if count <= most:
+        return labels
+    small = merge(graph, labels, count)
+    shares = np.zeros((count, count))
+    shares[np.repeat(np.arange(count), np.diff(small.starts)), small.neighbours] = small.weights / small.total
+    groups = np.arange(count)
+    for _ in range(count - most):
+        degrees = shares.sum(axis=1)
+        gains = np.where(np.outer(degrees, degrees) > 0, shares - np.outer(degrees, degrees), -np.inf)
+        np.fill_diagonal(gains, -np.inf)
+        kept, gone = sorted(divmod(int(gains.argmax()), count))
+        shares[kept] += shares[gone]
+        shares[:, kept] += shares[:, gone]
+        shares[gone], shares[:, gone] = 0, 0
+        groups[groups == gone] = kept
+    return np.unique(groups, return_inverse=True)[1].astype(np.int32)[labels]
+
+
+def large(
+    points: Float32[np.ndarray, "n d"], labels: Int32[np.ndarray, " n"], smallest: int
+) -> Int32[np.ndarray, " n"]:
+    """Communities of at least so many rows, largest first; the rows of smaller ones go to the nearest mean."""
+    names, sizes = np.unique(labels, return_counts=True)
+    names = names[sizes >= smallest]
+    if len(names) < 2:
+        return np.zeros(len(labels), dtype=np.int32)
+    homeless = ~np.isin(labels, names)
+    means = unit_rows(np.stack([points[labels == name].mean(axis=0, dtype=np.float64) for name in names]))
+    places = np.searchsorted(names, labels)
+    places[homeless] = np.argmax(points[homeless] @ means.T, axis=1)
+    order = np.argsort(-np.bincount(places, minlength=len(names)), kind="stable")
+    return np.argsort(order)[places].astype(np.int32)
+
+
+def _noise(support: Float32[np.ndarray, " n"], most: float) -> Bool[np.ndarray, " n"]:
+    """Rows without a majority in their child, but no more than the share allowed: the weakest, ties by row."""
+    weak = np.argsort(support, kind="stable")[: int(most * len(support))]
+    noise = np.zeros(len(support), dtype=bool)
+    noise[weak[support[weak] < 0.5]] = True
+    return noise
+
+
+# --- the test ------------------------------------------------------------------------------------------------
+
+
+def evidence(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> Evidence:
+    """Compare a node's rows (a sample of them) with Gaussian vectors of their mean and covariance."""
+    rows = vectors[sample(len(vectors), settings.test_rows, draw)]
+    statistic = structure(rows, settings, draw)
+    center, root = moments(rows)
+    null = []
+    for _ in range(settings.null_draws):
+        gaussian = draw.standard_normal((len(rows), len(root))) @ root + center
+        null.append(structure(gaussian, settings, draw))
+    mean, sd = float(np.mean(null)), float(np.std(null, ddof=1))
+    deviations = (statistic - mean) / max(sd, 1e-6)
+    passed = statistic - mean >= settings.min_excess and deviations >= settings.min_deviations
+    return Evidence(statistic, mean, sd, deviations, len(rows), passed)
+
+
+def structure(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> float:
+    """Modularity of the best partition of the graph over all of the rows."""
+    points = zoomed(vectors)
+    n = len(points)
+    columns, _ = nearest_landmarks(points, np.arange(n), neighbourhood(n, settings))
+    graph = neighbour_graph(columns)
+    return modularity(graph, communities(graph, orders(n, 1, draw)))
+
+
+def moments(rows: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "r d"]]:
+    """The mean, and a matrix R with R'R the covariance: standard normal rows times R have it, of whatever rank."""
+    wide = np.asarray(rows, dtype=np.float64)
+    center = wide.mean(axis=0)
+    root = np.linalg.qr((wide - center) / np.sqrt(max(len(wide) - 1, 1)), mode="r")
+    return center, np.asarray(root)
+
+
+# --- the tree ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Visit:
+    """A node reached: all rows that belong to it, noise at its ancestors included, and those that are none."""
+
+    cluster_id: str
+    parent_id: str | None
+    depth: int
+    rows: Int64[np.ndarray, " members"]
+    clear: Bool[np.ndarray, " members"]
+
+
+@dataclass(eq=False)
+class _Grower:
+    units: Float32[np.ndarray, "rows dims"]
+    settings: AdaptiveSettings
+    on_settled: Callable[[int], object]
+
+    def tree(self) -> AdaptiveTree:
+        n = len(self.units)
+        self.filled, self.strength = [ROOT_ID] * n, np.ones(n, dtype=np.float32)
+        self.evidence: dict[str, Evidence] = {}
+        waiting = deque([_Visit(ROOT_ID, None, 0, np.arange(n), np.ones(n, dtype=bool))])
+        visits: list[tuple[_Visit, Split | None, str | None]] = []
+        while waiting:
+            visit = waiting.popleft()
+            found, reason = self._visit(visit)
+            visits.append((visit, found, reason))
+            if found is None:
+                for row in visit.rows.tolist():
+                    self.filled[row] = visit.cluster_id
+                self.on_settled(len(visit.rows))
+            else:
+                self.strength[visit.rows] = np.minimum(self.strength[visit.rows], found.support)
+                waiting.extend(_children(visit, found))
+        root = _assemble(visits, self.settings)
+        validate(root)
+        return AdaptiveTree(root, self.filled, self.strength, self.evidence)
+
+    def _visit(self, visit: _Visit) -> tuple[Split | None, str | None]:
+        rows = self.units[visit.rows]
+        if len(rows) < max(4, 2 * self.settings.min_cluster_size):
+            return None, "too_small"
+        if (rows == rows[0]).all():
+            return None, "identical"
+        if visit.depth >= self.settings.max_depth:
+            return None, "max_depth"
+        draw = np.random.default_rng([self.settings.seed, *visit.cluster_id.encode()])
+        self.evidence[visit.cluster_id] = found = evidence(rows, self.settings, draw)
+        if not found.passed:
+            return None, "null"
+        cut = split(rows, self.settings, draw)
+        cut = _ordered(cut, visit.clear, self.settings)
+        return (cut, None) if cut.children > 1 else (None, "no_clusters")
+
+
+def _ordered(cut: Split, clear: Bool[np.ndarray, " n"], settings: AdaptiveSettings) -> Split:
+    """Children by the number of rows that are noise nowhere, largest first; children without any are none."""
+    counts = np.bincount(cut.labels[clear & ~cut.noise], minlength=cut.children)
+    order = np.argsort(-counts, kind="stable")
+    if (counts < 1).any():
+        return replace(cut, labels=np.zeros_like(cut.labels))
+    return replace(cut, labels=np.argsort(order)[cut.labels].astype(np.int32))
+
+
+def _children(visit: _Visit, found: Split) -> list[_Visit]:
+    clear = visit.clear & ~found.noise
+    return [
+        _Visit(child_id(visit.cluster_id, number), visit.cluster_id, visit.depth + 1, visit.rows[mine], clear[mine])
+        for number in range(found.children)
+        for mine in [np.flatnonzero(found.labels == number)]
+    ]
+
+
+def _assemble(visits: list[tuple[_Visit, Split | None, str | None]], settings: AdaptiveSettings) -> ClusterNode:
+    built: dict[str | None, list[ClusterNode]] = {}
+    for visit, found, reason in reversed(visits):
+        children = tuple(reversed(built.pop(visit.cluster_id, [])))
+        built.setdefault(visit.parent_id, []).append(_node(visit, found, reason, children, settings))
+    return built[None][0]
+
+
+def _node(
+    visit: _Visit,
+    found: Split | None,
+    reason: str | None,
+    children: tuple[ClusterNode, ...],
+    settings: AdaptiveSettings,
+) -> ClusterNode:
+    noise = visit.rows[visit.clear & found.noise] if found is not None else visit.rows[:0]
+    return ClusterNode(
+        cluster_id=visit.cluster_id,
+        parent_id=visit.parent_id,
+        depth=visit.depth,
+        indices=visit.rows[visit.clear],
+        noise_indices=noise,
+        silhouette_projected=None,
+        silhouette_embedding=None,
+        cohesion_projected=None,
+        cohesion_embedding=None,
+        parameters=_parameters(len(visit.rows), settings) if found is not None or reason == "null" else None,
+        why_stopped=reason,
+        children=children,
+    )
+
+
+def _parameters(rows: int, settings: AdaptiveSettings) -> SplitParameters:
+    landmarks = min(rows, settings.landmarks)
+    neighbours = neighbourhood(landmarks, settings)
+    return SplitParameters("modularity", settings.min_cluster_size, 1, neighbours, 0, "cosine", settings.seed)

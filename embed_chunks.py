@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,10 +191,15 @@ def _model_id(config: Config, cache_dir: Path) -> str:
 
 def compute_vectors(job: Job) -> int:
     """Embed every shard of chunks that is not embedded yet; returns the number of vectors."""
+    return embed_with(job, make_embedder)
+
+
+def embed_with(job: Job, make: Callable[[Job], Embedder]) -> int:
+    """Embed every shard of `chunks` by the embedder that `make` gives; returns the number of vectors."""
     chunks = job.inputs["chunks"]
     if not chunks.rows:
         raise UserError(f"{chunks.folder}: there is no chunk to embed; check the sources in the config")
-    embedder = make_embedder(job)
+    embedder = make(job)
     cache = open_cache(job, embedder)
     names = chunks.names("chunks-*.parquet")
     first = computed = 0

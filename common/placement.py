@@ -19,7 +19,7 @@ from common.units import unit_rows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from jaxtyping import Bool, Float, Float32, Int, Int64
+    from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 
     from common.arrays import ShardedArray
 
@@ -89,11 +89,13 @@ class Joined:
         raw: the deepest node that won the vote, those that are noise voting for stopping.
         filled: a leaf at or below it.
         strength: the share of the votes for the leaf.
+        distances: mean cosine distance to the k nearest rows.
     """
 
     raw: list[str]
     filled: list[str]
     strength: Float32[np.ndarray, " m"]
+    distances: Float64[np.ndarray, " m"]
 
 
 def join_rows(
@@ -107,12 +109,27 @@ def join_rows(
     Raises:
         UnusableVector: a vector is zero, NaN or infinite.
     """
-    near = top_k(vectors, queries, k, "cosine")
-    raw = vote(near, paths.raw, k)
+    return join_nearest(top_k(vectors, queries, k, "cosine"), paths, k)
+
+
+def join_nearest(
+    near: Neighbours, paths: FittedPaths, k: int, left_out: Bool[np.ndarray, "m found"] | None = None
+) -> Joined:
+    """Places from neighbours found before; see `join_rows`.
+
+    Args:
+        near: at least k neighbours of every row beyond those left out; fewer where there are no more.
+        left_out: neighbours that do not count, such as those of the row's own document.
+    """
+    raw = vote(near, paths.raw, k, left_out=left_out)
     # The leaf lies below the raw node, so only neighbours there have a say in it; their noise is filled, so it is one.
-    filled = vote(near, paths.filled, k, left_out=~_below(near, paths.raw, raw))
+    beside = ~_below(near, paths.raw, raw)
+    counted = np.ones(near.indices.shape, dtype=bool) if left_out is None else ~left_out
+    counted &= np.cumsum(counted, axis=1) <= k
+    filled = vote(near, paths.filled, k, left_out=~counted | beside)
     settled = np.array([mine == leaf for mine, leaf in zip(raw.paths, filled.paths, strict=True)], dtype=bool)
-    return Joined(raw.paths, filled.paths, np.where(settled, raw.strengths, filled.strengths).astype(np.float32))
+    strength = np.where(settled, raw.strengths, filled.strengths).astype(np.float32)
+    return Joined(raw.paths, filled.paths, strength, raw.distances)
 
 
 def _below(near: Neighbours, codes: PathCodes, chosen: Assigned) -> Bool[np.ndarray, "m k"]:

@@ -361,13 +361,15 @@ def _stats(labels: Mapping[str, Label]) -> dict[str, Any]:
     }
 
 
-def _problem_warning(problems: Mapping[str, str | None], clusters: int) -> str:
+def _problem_warning(problems: Mapping[str, str], clusters: int) -> str:
+    from common.naming_calls import NO_ANSWER
+
     shown = "; ".join(f"{cluster_id}: {problem}" for cluster_id, problem in list(problems.items())[:3])
     more = "; ..." if len(problems) > 3 else ""
-    return (
-        f"{len(problems)} of {clusters} names are keywords, for want of a usable reply ({shown}{more}); "
-        "--fresh asks again for those that failed, answers are cached"
-    )
+    # An answer is cached: asking again brings another one only where there was none.
+    failed = any(problem.startswith(NO_ANSWER) for problem in problems.values())
+    remedy = "; --fresh asks again where there was no answer" if failed else ""
+    return f"{len(problems)} of {clusters} names are keywords, for want of a usable reply ({shown}{more}){remedy}"
 
 
 def _settings(config: Config) -> Mapping[str, object]:

@@ -10,10 +10,12 @@ from typing import Any
 from common.errors import UserError
 from common.generation import Budget, Estimate, estimate, failures_in_words, generate_many, make_request
 from common.naming_llm import Question, Reply
+from common.openai_wire import FATAL_STATUSES
 from common.progress import Progress
-from common.rollouts import Request, Rollout
+from common.rollouts import Failure, Request, Rollout
 from config import Config, GenerationConfig
 
+NO_ANSWER = "no answer"
 OFFLINE = "naming.engine=keywords needs no model"
 
 
@@ -36,7 +38,7 @@ def reply_of(rollout: Rollout) -> Reply:
     """A completion, or why there is none."""
     if rollout.completion is None:
         error = rollout.error
-        return Reply(None, failure=f"no answer: {error.kind} ({error.message})" if error else "no answer")
+        return Reply(None, failure=f"{NO_ANSWER}: {error.kind} ({error.message})" if error else NO_ANSWER)
     return Reply(rollout.completion, cut=rollout.finish_reason == "length")
 
 
@@ -46,7 +48,8 @@ class Caller:
 
     Raises:
         UserError: from a call, when the run cannot go on: it was stopped (`max_cost`, a wrong key, an unknown model, no
-            connection), or not one call was answered so far. What was answered is cached: the same run goes on there.
+            connection), the service answered nothing of a whole batch, or no call of the run so far was answered. What
+            was answered is cached: the same run goes on there. A call that fails on its own ends nothing.
     """
 
     settings: GenerationConfig
@@ -62,18 +65,24 @@ class Caller:
             requests, self.settings, self.cache_dir, progress=self.progress, budget=self._budget
         )
         self.rollouts += found
-        self._stop_if_pointless()
+        self._stop_if_pointless(found)
         return [reply_of(rollout) for rollout in found]
 
-    def _stop_if_pointless(self) -> None:
-        failed = [rollout for rollout in self.rollouts if not rollout.ok]
-        stopped = [rollout.error for rollout in failed if rollout.error and rollout.error.kind == "not_sent"]
-        answered = len(self.rollouts) - len(failed)
+    def _stop_if_pointless(self, batch: Sequence[Rollout]) -> None:
+        answered = sum(rollout.ok for rollout in self.rollouts)
+        errors = [rollout.error for rollout in batch if rollout.error]
+        stopped = [error for error in errors if error.kind == "not_sent" or error.status in FATAL_STATUSES]
+        down = len(errors) == len(batch) > 1 and all(map(_of_the_service, errors))
         kept = f"{answered:,} answers are kept, and the same command goes on from there; {OFFLINE}"
         if stopped:
-            raise UserError(f"naming: {stopped[0].message}; {kept}")
-        if failed and not answered:
-            raise UserError(f"naming: no call was answered: {failures_in_words(failed)}; {kept}")
+            raise UserError(f"naming: {stopped[-1].message}; {kept}")
+        if down or (errors and not answered):
+            raise UserError(f"naming: no call was answered: {failures_in_words(batch)}; {kept}")
+
+
+def _of_the_service(error: Failure) -> bool:
+    """Whether a failure says nothing about the request: the next one would have failed as well."""
+    return error.kind in ("timeout", "connection", "rate_limit", "engine") or (error.status or 0) >= 500
 
 
 @dataclass

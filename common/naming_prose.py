@@ -48,9 +48,9 @@ _BLOCKS = (
         r"|testsetup|testoutput|doctest|literalinclude|image|figure|raw|highlight|csv-table|graphviz|only|currentmodule"
         r"|module|autosummary|toctree)::[^\n]*(?:\n(?:[ \t]*$|(?P=indent)[ \t]+[^\n]*))*",
     ),
-    _rule("<", r"<(script|style)\b.*?(?:</\1\s*>|\Z)", across_lines=True),
 )
 _INLINE = (
+    _rule("<", r"<(script|style)\b.*?(?:</\1\s*>|\Z)", across_lines=True),
     # [text](address) is its text; a bare address, mail address or DOI is none. Lengths are bounded, so that no text
     # takes more than linear time.
     _rule("](", r"!?\[([^\[\]\n]{0,200})\]\((?:[^()\s]|\([^()\s]{0,200}\)){0,500}(?:\s+\"[^\"\n]{0,200}\")?\)", r"\1"),

@@ -72,7 +72,7 @@ _HEADERS = ("cluster", "id", "chunks", "share", "noise", "silhouette")
 # On a narrow terminal these give way to the names, in this order; the id and the size never do.
 _DISPENSABLE = ("share", "noise", "silhouette")
 # Letters of a name that must be seen, at every depth, before a number gives way.
-_LEAST_NAME = 16
+_LEAST_NAME = 20
 _DEPTH_STYLES = ("bold", "bold cyan", "green", "default")
 
 

@@ -14,13 +14,15 @@ from scipy.sparse import csr_matrix
 from common.keyphrases import (
     Keyphrase,
     TermCounts,
-    central_members,
+    as_written,
     choose,
     class_counts,
     class_tf_idf,
     count_terms,
     distinct_names,
     generic_words,
+    ngrams,
+    spread,
     stem,
     stems,
     without_words,
@@ -38,6 +40,23 @@ def test_terms_are_words_and_phrases_that_stand_in_the_text():
     counts = count_terms(["The sparse matrix of random_state, it's 3x faster"], 2)
     assert set(counts.terms) == {"sparse", "matrix", "random_state", "faster", "sparse matrix"}
     assert "matrix random_state" not in counts.terms, "a phrase never spans a stop word"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("sparse matrix", {"sparse", "matrix", "sparse matrix"}),
+        ("sparse, matrix", {"sparse", "matrix"}),
+        ("np.array([1])", {"np", "array"}),
+        ("sparse\n  matrix", {"sparse", "matrix", "sparse matrix"}),
+        ("vitamin c tablets", {"vitamin", "tablets"}),
+        ("layer 3 norm", {"layer", "norm"}),
+        ("smith et al show", {"smith"}),
+        ("x2 and fft2 of n_1", {"fft2"}),
+    ],
+)
+def test_a_phrase_has_nothing_but_white_space_between_its_words(text, found):
+    assert set(ngrams(text, 2)) == found
 
 
 def test_a_text_counts_once_for_each_term():
@@ -65,6 +84,14 @@ def test_texts_without_words_have_no_terms(texts):
     counts = count_terms(texts, 2)
     assert counts.terms == ()
     assert counts.presence.shape == (len(texts), 0)
+
+
+def test_counts_of_some_texts_are_counts_of_all():
+    counts = count_terms(["graph node", "graph edge"], 1)
+    whole = spread(counts, np.array([1, 4]), 6)
+    assert whole.terms == counts.terms
+    assert whole.presence.toarray()[[1, 4]].tolist() == counts.presence.toarray().tolist()
+    assert whole.presence.toarray()[[0, 2, 3, 5]].sum() == 0
 
 
 def test_other_scripts_are_words():
@@ -181,6 +208,19 @@ def test_ties_go_to_the_first_and_zero_scores_are_never_chosen():
     assert [item.phrase for item in chosen] == ["ant", "bee"]
 
 
+def test_phrases_are_written_as_most_texts_write_them():
+    texts = ["DNA and RNA in New York", "the DNA of New York City", "Cells divide. A cell is a cell", "dna", "Rna"]
+    written = as_written({"dna", "rna", "new york", "cells", "cell", "absent"}, texts)
+    assert written == {
+        "dna": "DNA",
+        "rna": "rna",
+        "new york": "New York",
+        "cells": "Cells",
+        "cell": "cell",
+        "absent": "absent",
+    }
+
+
 # --- names ---------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +245,11 @@ def test_siblings_with_the_same_words_get_different_names():
     assert names == ["graph, node, edge", "nodes, graphs, tree", "edge, cluster 2"]
 
 
+def test_a_name_that_others_have_is_not_given_again():
+    found = distinct_names([phrases("graph", "node", "edge", "path")], 3, ["cluster 0"], taken=["Edge Node Graph"])
+    assert found == ["graph, node, path"]
+
+
 def test_without_enough_words_the_id_is_the_name():
     names = distinct_names([phrases(), phrases("graph"), phrases("graph")], 3, ["cluster 0", "cluster 1", "cluster 2"])
     assert names == ["cluster 0", "graph, cluster 1", "graph, cluster 2"]
@@ -224,22 +269,3 @@ def test_names_are_distinct_and_have_two_to_five_words(siblings, terms):
     names = distinct_names([phrases(*words) for words in siblings], terms, fallbacks)
     assert len({stems(name.replace(",", " ")) for name in names}) == len(siblings)
     assert all(2 <= len(name.replace(",", " ").split()) <= 5 for name in names)
-
-
-# --- central examples ----------------------------------------------------------------------------------------
-
-
-def test_central_members_are_nearest_to_the_real_centroid():
-    vectors = np.random.default_rng(0).normal(size=(40, 6)) + 0.5
-    central = central_members(vectors, 5)
-    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    centroid = units.mean(axis=0)
-    cosines = units @ centroid / np.linalg.norm(centroid)
-    assert central.positions.tolist() == np.argsort(-cosines)[:5].tolist()
-    assert np.allclose(central.similarities, np.sort(cosines)[::-1][:5])
-
-
-def test_members_that_cancel_out_still_have_a_centre():
-    central = central_members(np.array([[1.0, 0.0], [-1.0, 0.0]]), 2)
-    assert central.positions.tolist() == [0, 1]
-    assert central.similarities.tolist() == [1.0, -1.0]

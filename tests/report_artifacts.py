@@ -190,6 +190,7 @@ def names_of(root: ClusterNode) -> dict[str, object]:
         each.cluster_id: {
             "name": words[each.cluster_id],
             "keyphrases": words[each.cluster_id].split(", "),
+            "scores": [1.0 / (place + 1) for place, _ in enumerate(words[each.cluster_id].split(", "))],
             "examples": [texts[row] for row in each.indices[:2]],
             "example_chunks": [{"chunk_row": int(row), "chunk_id": f"notes:{row}#0"} for row in each.indices[:2]],
         }

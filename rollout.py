@@ -20,7 +20,7 @@ import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ __all__ = [
     "Request",
     "Rollout",
     "Sample",
+    "Samples",
     "TextSample",
     "estimate",
     "generate",
@@ -92,27 +93,33 @@ def source_of(settings: RolloutsConfig) -> SourceConfig:
     return found[0]
 
 
-def read_samples(settings: RolloutsConfig, cache_dir: Path | None = None) -> list[Sample | Unreadable]:
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a source, and its rows that are none, with the reason."""
+
+    found: list[Sample]
+    unreadable: list[Unreadable]
+
+
+def read_samples(settings: RolloutsConfig, cache_dir: Path | None = None) -> Samples:
     """The samples of the settings' source in its order, `sample_documents` of them where that is set.
 
     Raises:
         UserError: a row cannot be read or lacks a column, and the reader's settings do not say to skip it.
     """
     source = source_of(settings)
-    found = list(_all_samples(settings, source, cache_dir))
-    if source.sample_documents is None or len(found) <= source.sample_documents:
-        return found
-    import numpy as np
+    rows = list(_all_samples(settings, source, cache_dir))
+    unreadable = [row for row in rows if isinstance(row, Unreadable)]
+    found = [row for row in rows if not isinstance(row, Unreadable)]
+    if source.sample_documents is not None and len(found) > source.sample_documents:
+        import numpy as np
 
-    from common.dedup import sample_ranks
+        from common.dedup import sample_ranks
 
-    ranks = sample_ranks(settings.seed, source.name, [_id(item) for item in found])
-    chosen = np.sort(np.argsort(ranks, kind="stable")[: source.sample_documents])
-    return [found[row] for row in chosen.tolist()]
-
-
-def _id(item: Sample | Unreadable) -> str:
-    return item.doc_id if isinstance(item, Unreadable) else item.id
+        ranks = sample_ranks(settings.seed, source.name, [sample.id for sample in found])
+        chosen = np.sort(np.argsort(ranks, kind="stable")[: source.sample_documents])
+        found = [found[row] for row in chosen.tolist()]
+    return Samples(found, unreadable)
 
 
 def _all_samples(
@@ -171,20 +178,19 @@ def compute(job: Job) -> int:
     Raises:
         UserError: more calls than `rollouts.max_failures` allows have no answer; those that have are kept.
     """
-    found = read_samples(job.config.rollouts, job.cache_dir)
-    unreadable = [item for item in found if isinstance(item, Unreadable)]
-    requests = rollout_requests([item for item in found if not isinstance(item, Unreadable)], job.config)
+    samples = read_samples(job.config.rollouts, job.cache_dir)
+    requests = rollout_requests(samples.found, job.config)
     if not requests:
         raise UserError(f"rollouts.source '{source_of(job.config.rollouts).name}' holds no sample")
     _say(str(estimate(requests, job.config.generation, job.cache_dir)))
-    job.part.write_json("unreadable.json", [asdict(item) for item in unreadable])
+    job.part.write_json("unreadable.json", [asdict(row) for row in samples.unreadable])
     job.device = _device(job.config)
     shards = [requests[at : at + SHARD_REQUESTS] for at in range(0, len(requests), SHARD_REQUESTS)]
     held = asyncio.run(_answer_shards(job, shards))
     _refuse_failures(held, len(requests), job)
     for number, rollouts in held.items():
         write_shard(job.part, number, rollouts)
-    return _finish(job, len(shards), len(unreadable))
+    return _finish(job, len(shards), len(samples.unreadable))
 
 
 async def _answer_shards(job: Job, shards: Sequence[Sequence[Request]]) -> dict[int, list[Rollout]]:
@@ -200,14 +206,19 @@ async def _answer_shards(job: Job, shards: Sequence[Sequence[Request]]) -> dict[
             write_shard(job.part, number, rollouts)
             continue
         held[number] = rollouts
-        if any(rollout.error and rollout.error.kind == "not_sent" for rollout in rollouts):
+        if _ended(rollouts):
             break
     return held
 
 
+def _ended(rollouts: Iterable[Rollout]) -> bool:
+    """Whether the run was stopped, so that going on makes no sense."""
+    return any(rollout.error is not None and rollout.error.ended_run for rollout in rollouts)
+
+
 def _refuse_failures(held: Mapping[int, Sequence[Rollout]], total: int, job: Job) -> None:
     failed = [rollout for rollouts in held.values() for rollout in rollouts if not rollout.ok]
-    stopped = any(rollout.error and rollout.error.kind == "not_sent" for rollout in failed)
+    stopped = _ended(failed)
     if not stopped and len(failed) <= job.config.rollouts.max_failures * total:
         return
     names = [name for name in job.part.finished_names() if name.startswith("rollouts-")]
@@ -351,6 +362,11 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--export", metavar="FILE", help="also write the rollouts as JSON Lines")
 
 
+def runs_stages(args: Namespace) -> bool:
+    """A prompt of its own and an estimate need no artifact."""
+    return args.prompt is None and not args.estimate
+
+
 def present(session: Session, args: Namespace) -> object:
     """Print the answer, the estimate or a summary; return it for `--json`."""
     if args.prompt is not None:
@@ -410,8 +426,7 @@ def _in_words(rollout: Rollout) -> str:
 
 def _estimate(session: Session, args: Namespace) -> dict[str, Any]:
     config = session.config
-    found = read_samples(config.rollouts, session.store.cache_dir)
-    requests = rollout_requests([item for item in found if not isinstance(item, Unreadable)], config)
+    requests = rollout_requests(read_samples(config.rollouts, session.store.cache_dir).found, config)
     counted = estimate(requests, config.generation, session.store.cache_dir)
     if not args.json:
         print(counted)
@@ -454,6 +469,6 @@ if __name__ == "__main__":
             (ROLLOUTS,),
             arguments=arguments,
             present=present,
-            runs_stages=lambda args: args.prompt is None and not args.estimate,
+            runs_stages=runs_stages,
         )
     )

@@ -321,7 +321,8 @@ async def generate_many(
                 on_text(answer.completion)
         missing = list({call.key: call for call in calls if call.key not in found}.values())
         if missing:
-            await engine.answer_all(missing, budget or Budget(settings), desk.deliver, on_text)
+            with cache.held():
+                await engine.answer_all(missing, budget or Budget(settings), desk.deliver, on_text)
     return desk.in_order()
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from common.errors import ConfigError
-from common.generation import Budget, Call, Deliver, OnText, price_of
+from common.generation import Budget, Call, Deliver, OnText, money, price_of
 from common.openai_wire import (
     CallError,
     StreamedReply,
@@ -179,7 +179,7 @@ class _Line:
             if not self._worth_another(error):
                 return self._failure(error, attempt)
         if error.kind == "connection" and not error.billed:
-            self.stopped = self.stopped or self._clean(str(error))
+            self.stopped, error.fatal = self.stopped or self._clean(str(error)), True
         return self._failure(error, self.settings.max_attempts)
 
     def _worth_another(self, error: CallError) -> bool:
@@ -188,12 +188,13 @@ class _Line:
             self.stopped = self.stopped or self._clean(str(error))
         if (error.wait or 0) > self.settings.max_wait:
             asked = f"the server asks to wait {error.wait:,.0f} s; generation.max_wait is {self.settings.max_wait:g} s"
-            self.stopped = self.stopped or asked
+            self.stopped, error.fatal = self.stopped or asked, True
             return False
         return error.passing and not self.shown
 
     def _failure(self, error: CallError, attempts: int) -> Failure:
-        return Failure(error.kind, self._clean(str(error)), error.status, attempts)
+        ended_run = error.fatal or error.kind == "not_sent"
+        return Failure(error.kind, self._clean(str(error)), error.status, attempts, ended_run)
 
     def _clean(self, message: str) -> str:
         return message.replace(self.key, "[key]") if self.key else message
@@ -204,7 +205,7 @@ class _Line:
         ticket = None if self.stopped else await self.budget.reserve(call)
         if ticket is None:
             self.stopped = self.stopped or (
-                f"generation.max_cost={self.settings.max_cost:g} leaves no room: {self.budget.spent:.4f} are spent"
+                f"generation.max_cost={self.settings.max_cost:g} leaves no room: {money(self.budget.spent)} are spent"
             )
         if ticket is None or self.stopped:
             if ticket is not None:

@@ -89,13 +89,15 @@ class Failure:
 
     `kind` is one of timeout, connection, rate_limit, http (any other status), invalid_reply, cut_stream, no_text
     (the model refused, or spent all its tokens before an answer), too_long (for the model's context), not_sent
-    (the run was stopped before: `max_cost`, a wrong key, an unknown model), engine.
+    (the run was stopped before: `max_cost`, a wrong key, an unknown model), engine. `ended_run` marks what stopped it,
+    and what was not sent.
     """
 
     kind: str
     message: str
     status: int | None = None
     attempts: int = 0
+    ended_run: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -54,6 +54,15 @@ class RowCache:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?)", rows.items())
             connection.execute("COMMIT")
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Holds a connection open for the length of a `with` block that writes often.
+
+        The last connection to close moves the log into the database and syncs it: 20 ms after every row, without this.
+        """
+        with closing(self._connect()):
+            yield
 
     def remove_many(self, keys: Sequence[bytes]) -> None:
         """Delete rows, in one transaction."""
@@ -114,6 +123,13 @@ class CheckedCache:
         """Write rows in one transaction."""
         rows = {key: payload + _checksum(key, payload) for key, payload in payloads.items()}
         self._guarded(lambda cache: cache.put_many(rows))
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """As `RowCache.held`."""
+        with ExitStack() as stack:
+            self._guarded(lambda rows: stack.enter_context(rows.held()))
+            yield
 
     def _guarded(self, action: Callable[[RowCache], Result]) -> Result | None:
         if self.path is None or self._failed:

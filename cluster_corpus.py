@@ -1,4 +1,6 @@
-"""Vectors -> a tree of clusters: recursive UMAP + HDBSCAN, the noise kept at the node where it arose.
+"""Vectors -> a tree of clusters: recursive UMAP + HDBSCAN, or by evidence (clustering.preset=adaptive).
+
+Noise is kept at the node where it arose, and beside that every chunk has a leaf.
 
 Reads   data/chunks (chunk ids; with clustering.refit the texts), data/vectors
 Writes  data/clusters/<key>/: tree.json (nested nodes with global chunk rows), assignments.parquet (of every chunk the
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Bool, Float, Float32, Int, Int64
 
+    from common.adaptive import AdaptiveSettings
     from common.arrays import ShardedArray
     from common.cluster_tree import ClusterNode, ClusterTree
     from common.recursion import GrownTree, Refit, Split
 
-# Settings of the `spotify` preset; they do not enter the key of another.
+# Settings of the `spotify` preset, and of the other: what one does not use does not enter its key.
+ADAPTIVE_SETTINGS = ("adaptive",)
 SPOTIFY_SETTINGS = (
     *("base_pct", "decay", "min_cluster_size_floor", "min_cluster_size_root", "silhouette_threshold"),
     *("umap_n_components", "umap_n_neighbors", "umap_metric", "hdbscan_min_samples", "engine", "refit"),
@@ -250,10 +254,33 @@ def _grow(
     store: ScratchStore,
     on_settled: Callable[[int], object],
 ) -> GrownTree:
+    """The tree of the fitted rows by the preset of the settings."""
     from common.recursion import grow
 
+    if settings.preset == "adaptive":
+        return _grow_adaptive(vectors, settings, on_settled)
     refit = _refit(job, chunks.chunk_rows[fitted]) if _refits(job.config, settings) else None
     return grow(vectors, settings, store, on_settled, refit=refit)
+
+
+def _grow_adaptive(
+    vectors: Float[np.ndarray, "fitted dims"], settings: ClusteringConfig, on_settled: Callable[[int], object]
+) -> GrownTree:
+    from common.adaptive import grow_adaptive
+    from common.cluster_tree import with_evidence
+    from common.recursion import GrownTree
+    from common.silhouettes import with_cosine_silhouettes
+
+    grown = grow_adaptive(vectors, adaptive_settings(settings), on_settled)
+    root = with_evidence(grown.root, {name: asdict(each) for name, each in grown.evidence.items()})
+    return GrownTree(with_cosine_silhouettes(root, vectors), grown.filled, grown.strength)
+
+
+def adaptive_settings(settings: ClusteringConfig) -> AdaptiveSettings:
+    """What `grow_adaptive` is given: its own section, and the depth and seed that both presets share."""
+    from common.adaptive import AdaptiveSettings
+
+    return AdaptiveSettings(**asdict(settings.adaptive), max_depth=settings.max_depth, seed=settings.seed)
 
 
 def _refits(config: Config, settings: ClusteringConfig) -> bool:
@@ -354,7 +381,7 @@ def _assignment_table(root: ClusterNode, found: Taxonomy, chunks: EmbeddedChunks
 
 
 def _settings(config: Config) -> Mapping[str, object]:
-    drop = () if config.clustering.preset == "spotify" else SPOTIFY_SETTINGS
+    drop = ADAPTIVE_SETTINGS if config.clustering.preset == "spotify" else SPOTIFY_SETTINGS
     if config.embedding.engine != "lsa":
         drop = (*drop, "refit")
     return keyed_settings(config.clustering, drop=drop)
@@ -491,7 +518,7 @@ def _level_table(levels: Sequence[Mapping[str, Any]]) -> Any:
         scores = (level["silhouette_projected"], level["silhouette_embedding"])
         counts = (level["depth"], level["clusters"], level["leaves"], level["rows"])
         cells = [*(str(count) for count in counts), *(f"{share:.0%}" for share in shares)]
-        table.add_row(*cells, *(f"{score:.2f}" for score in scores))
+        table.add_row(*cells, *("" if score is None else f"{score:.2f}" for score in scores))
     return table
 
 

@@ -322,10 +322,28 @@ class RolloutsConfig(Section):
 
 
 @dataclass(frozen=True)
+class AdaptiveConfig(Section):
+    """The `adaptive` preset: communities of a neighbour graph, a node split only beyond structureless vectors."""
+
+    n_neighbors: int = setting(15, ge=1, help="each row is joined to at least so many")
+    neighborhood: float = setting(0.05, ge=0.0, lt=1.0, help="and to at least this share of the landmarks")
+    landmarks: int = setting(2048, ge=4, help="rows of a node that can be neighbours; all of a node that has fewer")
+    max_children: int = setting(12, ge=2, help="a node is cut into at most so many")
+    min_cluster_size: int = setting(10, ge=2, help="of a child")
+    orders: int = setting(3, ge=1, help="runs of which the best is taken")
+    test_rows: int = setting(1000, ge=4, help="rows of a node that its split is tested on")
+    null_draws: int = setting(8, ge=2, help="structureless samples a node is compared with")
+    min_excess: float = setting(0.05, help="modularity above the mean of the structureless samples, at least")
+    min_deviations: float = setting(5.0, help="and above it by so many of their standard deviations")
+    max_noise: float = setting(0.25, ge=0.0, lt=1.0, help="share of a node's rows that is noise, at most")
+
+
+@dataclass(frozen=True)
 class ClusteringConfig(Section):
-    """Vectors -> cluster tree: recursive UMAP + density clustering. `spotify` is the recipe as its authors gave it."""
+    """Vectors -> cluster tree. `spotify` is recursive UMAP + HDBSCAN with the numbers of its recipe."""
 
     preset: Literal["spotify", "adaptive"] = setting("spotify")
+    adaptive: AdaptiveConfig = setting(AdaptiveConfig())
     max_depth: int = setting(3, ge=1)
     base_pct: float = setting(0.05, gt=0.0, lt=1.0, help="min_cluster_size as a share of the node at the root")
     decay: float = setting(0.7, gt=0.0, le=1.0, help="factor on base_pct for each level")

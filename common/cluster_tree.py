@@ -67,7 +67,8 @@ class ClusterNode:
         cohesion_embedding: the same, cosine distance between the vectors themselves.
         parameters: what the clustering of this node was made with; None when it was not tried.
         why_stopped: a key of `STOP_REASONS` for a leaf, None for a node with children.
-        children: largest first.
+        children: largest first, counting the rows that the tree was fitted on.
+        evidence: what a test of the node against structureless vectors found (`common.adaptive.Evidence`), if any.
     """
 
     cluster_id: str
@@ -82,6 +83,7 @@ class ClusterNode:
     parameters: SplitParameters | None
     why_stopped: str | None
     children: tuple[ClusterNode, ...]
+    evidence: Mapping[str, float] | None = None
 
     @property
     def size(self) -> int:
@@ -163,6 +165,12 @@ def renumbered(node: ClusterNode, rows: Int[np.ndarray, " n"]) -> ClusterNode:
     )
 
 
+def with_evidence(node: ClusterNode, found: Mapping[str, Mapping[str, float]]) -> ClusterNode:
+    """The same tree with what a test found of each node, by cluster id."""
+    children = tuple(with_evidence(child, found) for child in node.children)
+    return replace(node, children=children, evidence=found.get(node.cluster_id))
+
+
 # --- JSON ----------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +189,7 @@ def to_json(node: ClusterNode) -> dict[str, Any]:
         "cohesion_embedding": node.cohesion_embedding,
         "parameters": asdict(node.parameters) if node.parameters else None,
         "why_stopped": node.why_stopped,
+        "evidence": dict(node.evidence) if node.evidence else None,
         "indices": node.indices.tolist(),
         "noise_indices": node.noise_indices.tolist(),
         "children": [to_json(child) for child in node.children],
@@ -203,6 +212,7 @@ def from_json(value: Mapping[str, Any]) -> ClusterNode:
         parameters=SplitParameters(**parameters) if parameters else None,
         why_stopped=value["why_stopped"],
         children=tuple(from_json(child) for child in value["children"]),
+        evidence=value.get("evidence"),
     )
 
 
@@ -293,7 +303,8 @@ class LevelStats:
         noise: of those, the rows that are in none of their children; `noise_fraction` is their share.
         noise_fraction_filled: their share once noise is filled: those that no leaf below was found for.
         covered: share of all rows that are in a cluster of this depth, or in a leaf above it.
-        silhouette_projected, silhouette_embedding: means over the splits, weighted by their clustered rows.
+        silhouette_projected, silhouette_embedding: means over the splits, weighted by their clustered rows; None
+            where no split has one.
     """
 
     depth: int
@@ -305,8 +316,8 @@ class LevelStats:
     noise_fraction: float
     noise_fraction_filled: float
     covered: float
-    silhouette_projected: float
-    silhouette_embedding: float
+    silhouette_projected: float | None
+    silhouette_embedding: float | None
 
 
 @dataclass(frozen=True)
@@ -390,8 +401,10 @@ def _level(root: ClusterNode, depth: int, leaf_of: Mapping[int, str]) -> LevelSt
     )
 
 
-def _weighted(scores: Sequence[float | None], weights: Sequence[int]) -> float:
-    return sum((score or 0.0) * weight for score, weight in zip(scores, weights, strict=True)) / max(sum(weights), 1)
+def _weighted(scores: Sequence[float | None], weights: Sequence[int]) -> float | None:
+    known = [(score, weight) for score, weight in zip(scores, weights, strict=True) if score is not None]
+    total = sum(weight for _, weight in known)
+    return sum(score * weight for score, weight in known) / total if total else None
 
 
 def lies_below(cluster_id: str, ancestor_id: str) -> bool:

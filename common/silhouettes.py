@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.cluster_tree import ClusterNode
 from common.units import unit_rows
 
 if TYPE_CHECKING:
@@ -102,3 +103,22 @@ def _stratified(labels: Int[np.ndarray, " n"], rows: int, seed: int) -> Int[np.n
     quota = max(2, rows // (int(labels.max()) + 1))
     members = [np.flatnonzero(labels == number) for number in range(int(labels.max()) + 1)]
     return np.concatenate([m if len(m) <= quota else np.sort(draw.choice(m, quota, replace=False)) for m in members])
+
+
+def with_cosine_silhouettes(root: ClusterNode, vectors: Float[np.ndarray, "n d"]) -> ClusterNode:
+    """The same tree with the silhouettes in embedding space of every node and of every child among its siblings.
+
+    Args:
+        vectors: the rows that `root` numbers.
+    """
+    if not root.children:
+        return root
+    labels = np.full(root.size, -1, dtype=np.int64)
+    for number, child in enumerate(root.children):
+        labels[np.searchsorted(root.indices, child.indices)] = number
+    found = cosine_silhouette(vectors[root.indices], labels)
+    children = (with_cosine_silhouettes(child, vectors) for child in root.children)
+    scored = (
+        replace(child, cohesion_embedding=float(score)) for child, score in zip(children, found.by_cluster, strict=True)
+    )
+    return replace(root, silhouette_embedding=found.mean, children=tuple(scored))

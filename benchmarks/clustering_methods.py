@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Int
 
     from common.cluster_tree import ClusterNode
-    from config import ClusteringConfig
 
 # As large a share of the rows as 100 are of 20 Newsgroups' 17,426, where this flat clustering was tuned by others.
 FLAT_SHARE, FLAT_FLOOR = 0.006, 10
@@ -85,15 +84,16 @@ Method = Callable[[Given], Found]
 
 
 def adaptive(given: Given) -> Found:
-    from common.adaptive import grow_adaptive
+    from common.adaptive import AdaptiveSettings, grow_adaptive
 
-    return _grown(grow_adaptive(given.vectors, settings_of("adaptive", given.seed)))
+    return _grown(grow_adaptive(given.vectors, AdaptiveSettings(seed=given.seed)))
 
 
 def spotify(given: Given) -> Found:
     from common.recursion import grow
+    from config import ClusteringConfig
 
-    return _grown(grow(given.vectors, settings_of("spotify", given.seed)))
+    return _grown(grow(given.vectors, ClusteringConfig(preset="spotify", seed=given.seed)))
 
 
 class Grown(Protocol):
@@ -109,13 +109,6 @@ class Grown(Protocol):
 def _grown(grown: Grown) -> Found:
     rows = grown.root.size
     return Found(of_clusters(grown.root, rows), of_clusters(grown.root, rows, list(grown.filled)))
-
-
-def settings_of(preset: str, seed: int) -> ClusteringConfig:
-    """A preset with its defaults."""
-    from config import ClusteringConfig
-
-    return ClusteringConfig(preset=preset, seed=seed)  # ty: ignore[invalid-argument-type]  (one of its names)
 
 
 # --- peers ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from clustering_methods import settings_of
 
 from common.tree_scores import NOISE, RowTree, adjusted_rand, of_clusters, subtree_levels
 
@@ -70,8 +69,7 @@ class Grown:
 
 def grow_over(folder: Path, seed: int, fit_rows: int) -> Grown:
     """Fit on a sample, let the others join, as `cluster_corpus.py` does; nothing but the sample is held in memory."""
-    from common.adaptive import grow_adaptive
-
+    from common.adaptive import AdaptiveSettings, grow_adaptive
     from common.arrays import ShardedArray
     from common.placement import with_joined
 
@@ -80,7 +78,7 @@ def grow_over(folder: Path, seed: int, fit_rows: int) -> Grown:
     fitted = np.sort(np.random.default_rng(seed).permutation(rows)[:fit_rows])
     others = np.setdiff1d(np.arange(rows), fitted)
     sample = vectors.take(fitted).astype(np.float32)
-    grown = grow_adaptive(sample, settings_of("adaptive", seed))
+    grown = grow_adaptive(sample, AdaptiveSettings(seed=seed))
     raw, leaves = _join(vectors, others, sample, grown.root, list(grown.filled))
     tree = of_clusters(with_joined(grown.root, fitted, others, raw), rows)
     places = np.empty(rows, dtype=object)

@@ -100,7 +100,7 @@ def separation(
     return Separation(
         value,
         auc_interval(value, ones, zeros, confidence),
-        permutation_p(float(at_least(drawn, value)), draws),
+        permutation_p(int(at_least(drawn, value)), draws),
         float(np.quantile(drawn, 0.95)),
         int(positive.sum()),
         ones,

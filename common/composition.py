@@ -229,7 +229,7 @@ def _judge(
     kept, total = without_empty(table), int(table.sum())
     if min(kept.shape) < 2:
         return _Verdict(independence(table) if single else None, 1.0, 0.0, Interval(0.0, 1.0), float(total))
-    p = permutation_p(float(at_least(drawn, float(observed))), len(drawn))
+    p = permutation_p(int(at_least(drawn, float(observed))), len(drawn))
     worth = float(total) if single else _worth(kept.shape, float(drawn.mean()), total)
     scaled = kept * (worth / total)
     test = independence(table, draws=len(drawn), seed=seed) if single else None

@@ -7,7 +7,9 @@ does not import it (2.7 s), so one query costs milliseconds. Nothing is pickled:
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +23,7 @@ from common.token_counters import WORD_PATTERN
 from common.units import unit_rows
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Int
+    from jaxtyping import Float, Float32, Float64, Int
     from scipy.sparse import csr_array
 
 _WORD = re.compile(WORD_PATTERN)
@@ -84,6 +86,27 @@ class LsaModel:
         Every row is summed on its own in a fixed order, so its bits depend neither on the other texts nor on threads.
         """
         return unit_rows(self.project(texts), smallest=SMALLEST_LENGTH)
+
+    def kept(self, texts: Sequence[str]) -> Float64[np.ndarray, " texts"]:
+        """Cosine between every text and its vector, in [0, 1]: what a unit vector does not say.
+
+        The text is its TF-IDF row, with words outside of the vocabulary as rare as the rarest in it. Its cosine to
+        the vector of another text is this times the cosine of both vectors.
+        """
+        within = np.array([self._known_share(Counter(words(text))) for text in texts])
+        return within * np.linalg.norm(self.project(texts).astype(np.float64), axis=1)
+
+    def _known_share(self, counts: Counter[str]) -> float:
+        """Length of the part of a TF-IDF row whose words are in the vocabulary, by that of the row; 0 without words."""
+        known = unknown = 0.0
+        for word, count in counts.items():
+            number = self.vocabulary.get(word)
+            weight = (1.0 + math.log(count)) ** 2
+            if number is None:
+                unknown += weight * float(self.idf.max()) ** 2
+            else:
+                known += weight * float(self.idf[number]) ** 2
+        return math.sqrt(known / (known + unknown)) if known else 0.0
 
 
 def tfidf_rows(texts: Sequence[str], vocabulary: dict[str, int], idf: Float[np.ndarray, " terms"]) -> csr_array:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.lsa import LsaModel, fit_lsa, words
+from common.lsa import LsaModel, fit_lsa, tfidf_rows, words
 from tests.models import random_texts
 
 TEXTS = random_texts(300, seed=1)
@@ -101,3 +101,17 @@ def test_one_text_is_fitted_without_a_word_to_the_user(copies, recwarn):
     model = fit_lsa(["the same sparse matrix"] * copies, dimensions=20, max_features=100, seed=7)
     assert model.project(["sparse"]).any()
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_what_a_vector_keeps_is_its_cosine_to_the_text():
+    """All of a text in as many dimensions as there are words; less in fewer, and less with words never seen."""
+    texts = ["red green", "green blue", "blue red", "red red blue"] * 60
+    whole = fit_lsa(texts, dimensions=3, max_features=10, seed=0)
+    np.testing.assert_allclose(
+        whole.kept(["red green", "blue", "red unseen", "unseen", ""])[[0, 1, 3, 4]], [1, 1, 0, 0]
+    )
+    rows = tfidf_rows(["red green"], whole.vocabulary, whole.idf).toarray()
+    flat = fit_lsa(texts, dimensions=1, max_features=10, seed=0)
+    assert flat.kept(["red green"])[0] == pytest.approx(abs((rows @ flat.projection).item()), rel=1e-5)
+    red, rarest = whole.idf[whole.vocabulary["red"]], whole.idf.max()
+    assert whole.kept(["red unseen"])[0] == pytest.approx(red / np.hypot(red, rarest), rel=1e-5)

@@ -413,7 +413,7 @@ class AnnotationConfig(Section):
     take_rows: int | None = setting(None, ge=1, help="read only the first N rows")
     k: int = setting(10, ge=1, help="nearest chunks that vote")
     labels: Literal["filled", "raw"] = setting("filled", help="raw: chunks that are noise vote for no cluster")
-    alpha: float = setting(0.01, gt=0.0, lt=1.0, help="share of texts like the corpus that are called outside of it")
+    alpha: float = setting(0.05, gt=0.0, lt=1.0, help="share of texts like the corpus that are called outside of it")
     calibration_chunks: int = setting(2_000, ge=20, help="chunks that distances are ranked among")
     smallest: int = setting(5, ge=1, help="a cluster with answers to fewer questions is not tested")
     permutations: int = setting(9_999, ge=99)

@@ -45,9 +45,10 @@ def tree(cluster_id: str = "root", parent: str | None = None, depth: int = 0) ->
     return ClusterNode(cluster_id, parent, depth, rows, rows[:0], None, None, None, None, None, why, children)
 
 
-def evidence(**members: str) -> dict[str, Evidence]:
+def evidence(members: dict[str, str] | None = None) -> dict[str, Evidence]:
+    """What is known of every cluster; `members` stands for their chunks where it is not the same for all."""
     return {
-        cluster_id: Evidence(cluster_id, members.get(f"c{cluster_id}", "m"), words, (f"A text about {words[0]}.",))
+        cluster_id: Evidence(cluster_id, (members or {}).get(cluster_id, "m"), words, (f"A text about {words[0]}.",))
         for cluster_id, words in WORDS.items()
     }
 
@@ -57,7 +58,13 @@ def phrases() -> dict[str, list[Keyphrase]]:
 
 
 def settings_for(server: Server, **changes: Any) -> GenerationConfig:
-    base = {"base_url": server.base_url, "model": "rules", "api_key_variable": "", "max_wait": 0.05, "max_attempts": 3}
+    base: dict[str, Any] = {
+        "base_url": server.base_url,
+        "model": "rules",
+        "api_key_variable": "",
+        "max_wait": 0.05,
+        "max_attempts": 3,
+    }
     return naming_generation(Config(name="x", generation=GenerationConfig(**(base | changes))))
 
 
@@ -65,10 +72,10 @@ NAMING = NamingConfig(engine="llm")
 
 
 def named(
-    settings: GenerationConfig, cache: Path, naming: NamingConfig = NAMING, **members: str
+    settings: GenerationConfig, cache: Path, naming: NamingConfig = NAMING, members: dict[str, str] | None = None
 ) -> tuple[dict[str, Label], Caller]:
     caller = Caller(settings, cache, Progress(enabled=False))
-    return asyncio.run(name_levels(tree(), evidence(**members), phrases(), naming, caller)), caller
+    return asyncio.run(name_levels(tree(), evidence(members), phrases(), naming, caller)), caller
 
 
 # --- what answers --------------------------------------------------------------------------------------------
@@ -80,9 +87,13 @@ def user(body: dict[str, Any]) -> str:
 
 def first_phrase(body: dict[str, Any]) -> str:
     """The rule that stands for a good model: the first keyphrase of the group."""
-    found = re.search(r"Keyphrases of this group: ([^,\n]*)", user(body))
+    return found_in(user(body), r"Keyphrases of this group: ([^,\n]*)").capitalize()
+
+
+def found_in(text: str, pattern: str) -> str:
+    found = re.search(pattern, text)
     assert found
-    return found[1].capitalize()
+    return found[1]
 
 
 def group_of(body: dict[str, Any]) -> str:
@@ -141,7 +152,7 @@ def test_sampling_is_that_of_naming(tmp_path):
 def test_raw_text_is_asked_of_a_model_without_a_chat_format(tmp_path):
     def answer(body: dict[str, Any]) -> str:
         assert body["prompt"].startswith("You name groups of texts")
-        return re.search(r"Keyphrases of this group: ([^,\n]*)", body["prompt"])[1] + "\n\nLabel: another one"
+        return found_in(body["prompt"], r"Keyphrases of this group: ([^,\n]*)") + "\n\nLabel: another one"
 
     with serving(saying(answer)) as server:
         labels, _ = named(settings_for(server, format="text"), tmp_path)
@@ -200,7 +211,7 @@ def test_an_order_in_a_text_that_a_gullible_model_obeys_yields_a_label_or_nothin
     """What a text can make of a model that obeys it is at worst a wrong name: never markup, never a long text."""
 
     def obey(body: dict[str, Any]) -> str:
-        return re.search(r"reply with (.*?) now", user(body))[1]
+        return found_in(user(body), r"reply with (.*?) now")
 
     for order in ("<script>alert(1)</script> a", "word " * 40, "\x1b[2J clear screen", "Cluster 1", "Owned by Eve"):
         found = {
@@ -332,15 +343,15 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
 def test_a_name_is_cached_by_members_prompt_and_model(tmp_path):
     with serving(saying(first_phrase)) as server:
 
-        def asked(settings: GenerationConfig, **members: str) -> list[str]:
+        def asked(settings: GenerationConfig, members: dict[str, str] | None = None) -> list[str]:
             before = len(server.bodies)
-            named(settings, tmp_path, **members)
+            named(settings, tmp_path, NAMING, members)
             return sorted(group_of(body) for body in server.bodies[before:])
 
         settings = settings_for(server)
         assert asked(settings) == sorted(WORDS)
         assert asked(settings) == []
-        assert asked(settings, **{"c1.1": "other members"}) == ["1.1"]
+        assert asked(settings, {"1.1": "other members"}) == ["1.1"]
         assert asked(replace(settings, model="another")) == sorted(WORDS)
         assert asked(replace(settings, max_concurrency=3, api_key_variable="ABSENT", price_input=1.0)) == []
 

@@ -10,7 +10,11 @@ Run     uv run annotate_with_clusters.py configs/quickstart.py
 
 An output is embedded by the corpus's own embedder, as a document. One longer than a chunk is cut as the corpus was;
 its windows vote together, each with one vote, and its distance is their mean. It is outside when it is farther from
-its nearest chunks than all but a share annotation.alpha of the corpus's own chunks (each without its document).
+its nearest chunks than all but a share annotation.alpha of the corpus's own chunks, each measured without its document.
+
+Under `lsa`, which was fitted on those chunks and sees no word that they lack, both are measured against a model fitted
+on the other documents alone, and words it does not know count (`common.lsa_reference`); only places come from the saved
+model. So a text of other words is far away, however near the few that it shares would put it.
 """
 
 from __future__ import annotations
@@ -35,11 +39,12 @@ from config import AnnotationConfig, Config, FilesReader, Reader
 from corpus import keyed_reader, reader_content, reader_rows
 from embed_chunks import CHUNKS, VECTORS, open_cache, token_counter
 from name_clusters import NAMES
+from search import read_chunks
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from jaxtyping import Float32, Int64
+    from jaxtyping import Bool, Float32, Float64, Int64
 
     from common.arrays import ShardedArray
     from common.assignment import Assigned, Calibration, PathCodes, SelfCheck
@@ -49,6 +54,9 @@ if TYPE_CHECKING:
 
 # Texts embedded between two steps of the progress bar.
 BATCH = 4_096
+# LSA is fitted again without the chunks that distances are ranked among: at most this share, on at most so many others.
+HELD_OUT_SHARE = 0.25
+REFERENCE_CHUNKS = 20_000
 NO_OUTPUTS = "no outputs in this config; give some: annotation.outputs=FILE"
 
 
@@ -141,10 +149,11 @@ def with_chunk_texts(outputs: Sequence[Output], chunks: Artifact) -> list[Output
 
 @dataclass(frozen=True, eq=False)
 class FittedTree:
-    """The clustered chunks: vectors, paths, and the document of each, all by position among the vectors."""
+    """The clustered chunks: vectors, paths, chunk row and document of each, all by position among the vectors."""
 
     vectors: ShardedArray
     codes: PathCodes
+    chunk_rows: Int64[np.ndarray, " rows"]
     documents: Int64[np.ndarray, " rows"]
 
 
@@ -165,7 +174,7 @@ def load_fitted(chunks: Artifact, vectors: Artifact, clusters: Artifact, setting
     table = clusters.table("assignments.parquet", ["chunk_row", column])
     if not np.array_equal(table["chunk_row"].to_numpy(), rows):
         raise CorruptArtifact(f"{clusters.folder}: its chunks are not those of {vectors.folder}; {clusters.repair}")
-    return FittedTree(stored, encode_paths(table[column].to_pylist()), document_numbers(chunks)[rows])
+    return FittedTree(stored, encode_paths(table[column].to_pylist()), rows, document_numbers(chunks)[rows])
 
 
 def document_numbers(chunks: Artifact) -> Int64[np.ndarray, " chunks"]:
@@ -179,58 +188,101 @@ def document_numbers(chunks: Artifact) -> Int64[np.ndarray, " chunks"]:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Texts cut as the corpus was: vectors of the windows that the embedder knows, and the text each is of."""
+    """Texts cut as the corpus was: windows, their vectors (zeros where the embedder knows no part), whose they are."""
 
+    pieces: list[str]
     vectors: Float32[np.ndarray, "windows dims"]
-    text: Int64[np.ndarray, " windows"]
+    owner: Int64[np.ndarray, " windows"]
+
+    @property
+    def known(self) -> Bool[np.ndarray, " windows"]:
+        import numpy as np
+
+        return np.any(self.vectors, axis=1)
 
 
 def embed_windows(job: Job, texts: Sequence[str]) -> Windows:
-    """Embed texts as documents of the corpus are; a text without a window has nothing that the embedder knows."""
+    """Cut texts and embed the pieces as documents of the corpus are."""
     import numpy as np
 
     from common.embedders import load_embedder
     from common.vector_cache import encode_cached
 
-    embedder = load_embedder(job.inputs["vectors"], job.config.embedding)
+    embedder, counter = load_embedder(job.inputs["vectors"], job.config.embedding), token_counter(job.config)
     cache, found = open_cache(job, embedder), [_no_windows(embedder)]
     with job.progress.bar("annotations", len(texts)) as bar:
         for start in range(0, len(texts), BATCH):
             batch = texts[start : start + BATCH]
-            spans = chunk_batch(batch, job.config.chunking, token_counter(job.config))
+            spans = chunk_batch(batch, job.config.chunking, counter)
             triples = zip(spans.document.tolist(), spans.start.tolist(), spans.end.tolist(), strict=True)
-            vectors = encode_cached(embedder, [batch[text][one:other] for text, one, other in triples], cache).vectors
-            known = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
-            found.append(Windows(vectors[known], start + spans.document[known]))
+            pieces = [batch[text][one:other] for text, one, other in triples]
+            vectors = np.nan_to_num(encode_cached(embedder, pieces, cache).vectors, nan=0.0, posinf=0.0, neginf=0.0)
+            found.append(Windows(pieces, vectors, start + spans.document))
             bar.advance(len(batch))
     job.device = embedder.device
-    return Windows(np.concatenate([each.vectors for each in found]), np.concatenate([each.text for each in found]))
+    pieces = [piece for each in found for piece in each.pieces]
+    vectors, owner = (np.concatenate([getattr(each, name) for each in found]) for name in ("vectors", "owner"))
+    return Windows(pieces, vectors, owner)
 
 
 def _no_windows(embedder: Embedder) -> Windows:
     import numpy as np
 
-    return Windows(np.zeros((0, embedder.dimensions), np.float32), np.zeros(0, np.int64))
+    return Windows([], np.zeros((0, embedder.dimensions), np.float32), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where texts belong: of those with a window, in the order of `text`."""
+    """Where texts belong: of those with a known window, in the order of `text`.
+
+    `distances` may be measured otherwise than `assigned.distances`; `calibration` ranks them.
+    """
 
     text: Int64[np.ndarray, " placed"]
     assigned: Assigned
+    distances: Float64[np.ndarray, " placed"]
     calibration: Calibration
 
 
-def place(windows: Windows, tree: FittedTree, check: SelfCheck, settings: AnnotationConfig) -> Places:
-    """Assign every text that has a window; its windows vote together."""
+def place(job: Job, windows: Windows, tree: FittedTree, check: SelfCheck) -> Places:
+    """Assign every text that has a known window, its windows voting together, and measure how far away it is."""
     import numpy as np
 
     from common.assignment import assign
 
-    placed, owners = np.unique(windows.text, return_inverse=True)
-    assigned = assign(windows.vectors, tree.vectors, tree.codes, settings.k, owners=owners)
-    return Places(placed, assigned, check.calibration)
+    placed, owners = np.unique(windows.owner[windows.known], return_inverse=True)
+    settings = job.config.annotation
+    assigned = assign(windows.vectors[windows.known], tree.vectors, tree.codes, settings.k, owners=owners)
+    if job.config.embedding.engine != "lsa":
+        return Places(placed, assigned, assigned.distances, check.calibration)
+    pieces, calibration = measure_by_lsa(job, windows.pieces, tree)
+    means = np.bincount(windows.owner, weights=pieces) / np.maximum(np.bincount(windows.owner), 1)
+    return Places(placed, assigned, means[placed], calibration)
+
+
+def measure_by_lsa(
+    job: Job, pieces: Sequence[str], tree: FittedTree
+) -> tuple[Float64[np.ndarray, " pieces"], Calibration]:
+    """Distances of texts from the corpus without its held-out documents, and those of the latter, ranked."""
+    import numpy as np
+
+    from common.assignment import Calibration
+    from common.drift import whole_documents
+    from common.lsa_reference import LsaReference
+
+    settings, documents = job.config.annotation, tree.documents
+    order = np.random.default_rng(settings.seed).permutation(int(documents.max()) + 1).astype(np.uint64)
+    count = min(settings.calibration_chunks, int(HELD_OUT_SHARE * len(documents)) + 1)
+    held = whole_documents(documents, order[documents], count)
+    rest = np.setdiff1d(np.arange(len(documents)), held)
+    rest = rest[whole_documents(documents[rest], order[documents[rest]], REFERENCE_CHUNKS)]
+    if not len(rest):
+        raise UserError("the corpus has too few documents to hold some out; add documents, or use another embedder")
+    texts = [read_chunks(job.inputs["chunks"], tree.chunk_rows[rows])["text"].to_pylist() for rows in (rest, held)]
+    paths = [tree.codes.path(code) for code in tree.codes.deepest[rest].tolist()]
+    reference = LsaReference.fit(texts[0], paths, paths, job.config.embedding)
+    theirs, ours = (reference.measure(each, settings.k).distances for each in (texts[1], pieces))
+    return ours, Calibration(np.sort(theirs))
 
 
 # --- the table -----------------------------------------------------------------------------------------------
@@ -242,14 +294,14 @@ def annotations_of(places: Places, texts: int, alpha: float) -> list[Annotation]
     from common.outputs import Annotation
 
     found, assigned = [Annotation()] * texts, places.assigned
-    outside = places.calibration.outside(assigned.distances, alpha)
-    percentiles = places.calibration.percentiles(assigned.distances)
+    outside = places.calibration.outside(places.distances, alpha)
+    percentiles = places.calibration.percentiles(places.distances)
     for row, text in enumerate(places.text.tolist()):
         away = bool(outside[row])
         found[text] = Annotation(
             () if away else tuple(ancestors(assigned.paths[row])),
             None if away else float(assigned.strengths[row]),
-            float(assigned.distances[row]),
+            float(places.distances[row]),
             float(percentiles[row]),
             away,
         )
@@ -333,12 +385,12 @@ def compute(job: Job) -> int:
         sample=settings.calibration_chunks,
         seed=settings.seed,
     )
-    places = place(embed_windows(job, [each.text for each in outputs]), tree, check, settings)
+    places = place(job, embed_windows(job, [each.text for each in outputs]), tree, check)
     annotations = annotations_of(places, len(outputs), settings.alpha)
     names = inputs["names"].json("names.json")
     job.part.write_table("annotations.parquet", annotation_table(outputs, annotations, names, tree.codes.depth))
     job.part.write_table("dropped.parquet", _dropped_table(read.dropped))
-    job.part.write_json("analysis.json", analyse(outputs, annotations, check, names, settings))
+    job.part.write_json("analysis.json", analyse(outputs, annotations, check, places.calibration, names, settings))
     return len(outputs)
 
 

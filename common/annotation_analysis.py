@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int64
     from scipy.sparse import csr_array
 
-    from common.assignment import LevelAgreement, SelfCheck
+    from common.assignment import Calibration, LevelAgreement, SelfCheck
     from common.outputs import Annotation, Output
     from config import AnnotationConfig
 
@@ -69,6 +69,7 @@ def analyse(
     outputs: Sequence[Output],
     places: Sequence[Annotation],
     check: SelfCheck,
+    calibration: Calibration,
     names: Mapping[str, Mapping[str, Any]],
     settings: AnnotationConfig,
 ) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def analyse(
     found = {
         "outputs": counts(annotated),
         "places": places_of(annotated, settings),
-        "assignment": assignment_facts(check, settings),
+        "assignment": assignment_facts(check, calibration, settings),
         "errors": errors(annotated, settings),
         "errors_by": errors_by(annotated, settings),
         "shifts": shifts(annotated, settings),
@@ -140,9 +141,9 @@ def places_of(annotated: Annotated, settings: AnnotationConfig) -> list[dict[str
     return found
 
 
-def assignment_facts(check: SelfCheck, settings: AnnotationConfig) -> dict[str, Any]:
-    """Agreement of assignment with the fitted labels, and the distances that `outside` is read off."""
-    distances = check.calibration.distances
+def assignment_facts(check: SelfCheck, calibration: Calibration, settings: AnnotationConfig) -> dict[str, Any]:
+    """Agreement of assignment with the fitted labels, and the held-out distances that `outside` is read off."""
+    distances = calibration.distances
     cutoff = distances[max(0, int(np.ceil((1 - settings.alpha) * (len(distances) + 1))) - 1) :][:1]
     return {
         "chunks": check.rows,
@@ -150,6 +151,7 @@ def assignment_facts(check: SelfCheck, settings: AnnotationConfig) -> dict[str, 
         "held_out": check.held_out,
         "held_out_interval": asdict(wilson(check.held_out * check.rows, check.rows)),
         "by_level": [_level_agreement(level) for level in check.by_depth],
+        "held_out_chunks": len(distances),
         "median_distance": float(np.median(distances)),
         "outside_beyond": float(cutoff[0]) if len(cutoff) else None,
     }

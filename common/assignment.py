@@ -61,8 +61,20 @@ class PathCodes:
     def depth(self) -> int:
         return self.codes.shape[1]
 
+    @property
+    def deepest(self) -> Int32[np.ndarray, " rows"]:
+        """The code of the last node of every path; -1 for the root."""
+        return _last(self.codes)
+
     def path(self, code: int) -> str:
         return ROOT_ID if code == NOWHERE else self.ids[code]
+
+
+def _last(codes: Int32[np.ndarray, "rows depth"]) -> Int32[np.ndarray, " rows"]:
+    """The last code of every row that is not -1; -1 where all are."""
+    depths = (codes != NOWHERE).sum(axis=1)
+    padded = np.concatenate([np.full((len(codes), 1), NOWHERE, np.int32), codes], axis=1)
+    return np.take_along_axis(padded, depths[:, None], axis=1)[:, 0]
 
 
 def ancestors(path: str) -> list[str]:
@@ -246,8 +258,7 @@ def vote(
     pairs = _Pairs(np.repeat(owner, near.indices.shape[1]), near.indices.reshape(-1), weights.reshape(-1))
     chosen, shares = _descend(pairs, codes, noise, int(owner[-1]) + 1 if len(owner) else 0)
     depths = (chosen != NOWHERE).sum(axis=1).astype(np.int32)
-    last = np.concatenate([np.full((len(chosen), 1), NOWHERE, np.int32), chosen], axis=1)
-    deepest = np.take_along_axis(last, depths[:, None].astype(np.int64), axis=1)[:, 0]
+    deepest = _last(chosen)
     distances, nearest = _distances(near, counted, owner)
     return Assigned([codes.path(int(code)) for code in deepest], depths, shares, distances, nearest)
 

@@ -1,9 +1,20 @@
 """The main job on a machine with no GPU, no key and no hub: the docstrings of a few installed packages.
 
 Four corpora of the same size; a document is chosen by a hash of its id, so another corpus would not reshuffle these.
+The outputs that are placed in the tree stand in for a model's: docstrings of packages that are not in the corpus, two
+on its subjects (hdbscan, umap-learn) and three on others (jinja2 makes pages, joblib runs jobs, requests speaks HTTP).
 """
 
-from config import ClusteringConfig, Config, EmbeddingConfig, PackagesReader, PrepareConfig, SearchConfig, SourceConfig
+from config import (
+    AnnotationConfig,
+    ClusteringConfig,
+    Config,
+    EmbeddingConfig,
+    PackagesReader,
+    PrepareConfig,
+    SearchConfig,
+    SourceConfig,
+)
 
 CORPORA = {
     "arrays": ("numpy", "scipy"),
@@ -11,6 +22,7 @@ CORPORA = {
     "learning": ("scikit-learn", "torch"),
     "language": ("nltk", "spacy", "transformers"),
 }
+OUTPUTS = ("hdbscan", "umap-learn", "jinja2", "joblib", "requests")
 
 
 def docstrings(name: str) -> SourceConfig:
@@ -38,4 +50,5 @@ config = Config(
         ),
         k=3,
     ),
+    annotation=AnnotationConfig(outputs=PackagesReader(packages=OUTPUTS, min_chars=200), variant_column="package"),
 )

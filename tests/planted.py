@@ -10,7 +10,7 @@ import numpy as np
 from config import ClusteringConfig, ColumnsText, Config, EmbeddingConfig, FilesReader, PrepareConfig, SourceConfig
 
 # The recipe, for a corpus a hundredth of the size it was made for.
-SMALL = ClusteringConfig(base_pct=0.1, min_cluster_size_root=10, silhouette_threshold=0.99, umap_n_components=7)
+SMALL = ClusteringConfig(base_pct=0.1, min_cluster_size_root=10, silhouette_threshold=0.99, umap_n_components=16)
 
 # Words of each topic, and of its two subtopics.
 TOPICS = {

@@ -59,11 +59,6 @@ Deliver = Callable[[Call, Answer | Failure], None]
 class Engine(Protocol):
     """What answers calls: an endpoint or a local model."""
 
-    @property
-    def identity(self) -> Mapping[str, object]:
-        """Everything about the engine that determines an answer; enters the cache key, so holds no path or secret."""
-        ...
-
     async def answer_all(
         self, calls: Sequence[Call], budget: Budget, deliver: Deliver, on_text: OnText | None = None
     ) -> None:
@@ -71,11 +66,30 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(settings: GenerationConfig, cache_dir: Path) -> Engine:
-    """The engine that the settings name. Nothing is loaded or reached yet.
+def engine_identity(settings: GenerationConfig, cache_dir: Path) -> dict[str, object]:
+    """Everything about the engine that determines an answer; it enters the cache key, so holds no path or secret.
+
+    An endpoint is part of it: one name may stand for different models at different endpoints. A local model is its
+    content and the precision that it computes in. No library is imported and nothing is loaded for it.
 
     Raises:
-        UserError: its library is not installed, its model does not exist, or the settings do not fit it.
+        UserError: the endpoint's address cannot be one, or there is no such model.
+    """
+    if settings.engine == "openai":
+        from common.openai_engine import checked_extra_body, checked_url
+
+        extra = checked_extra_body(settings.extra_body)
+        own = {"extra_body": extra} if extra else {}
+        return {"engine": "openai", "endpoint": checked_url(settings.base_url), "model": settings.model, **own}
+    model = model_identity(settings.model, settings.revision, cache_dir)
+    return {"engine": settings.engine, "model": model, "dtype": settings.dtype}
+
+
+def open_engine(settings: GenerationConfig, identity: Mapping[str, object]) -> Engine:
+    """The engine that the settings name. No model is loaded and no endpoint reached yet.
+
+    Raises:
+        UserError: its library is not installed.
     """
     if settings.engine == "openai":
         from common.openai_engine import OpenAIEngine
@@ -84,10 +98,10 @@ def open_engine(settings: GenerationConfig, cache_dir: Path) -> Engine:
     if settings.engine == "transformers":
         from common.transformers_engine import TransformersEngine
 
-        return TransformersEngine(settings, cache_dir)
+        return TransformersEngine(settings, str(identity["model"]))
     from common.vllm_engine import VllmEngine
 
-    return VllmEngine(settings, cache_dir)
+    return VllmEngine(settings, str(identity["model"]))
 
 
 def make_request(
@@ -242,7 +256,7 @@ class Estimate:
 
 def estimate(requests: Iterable[Request], settings: GenerationConfig, cache_dir: Path) -> Estimate:
     """Count what is cached and bound what the rest costs; sends nothing and loads no model."""
-    identity = open_engine(settings, cache_dir).identity
+    identity = engine_identity(settings, cache_dir)
     calls = [make_call(request, settings, identity) for request in requests]
     found = _cached(calls, open_cache(cache_dir))
     missing = list({call.key: call for call in calls if call.key not in found}.values())
@@ -309,8 +323,8 @@ async def generate_many(
     Raises:
         UserError: the settings cannot work (no key, no such folder, a library that is missing).
     """
-    engine, cache = open_engine(settings, cache_dir), open_cache(cache_dir)
-    calls = [make_call(request, settings, engine.identity) for request in requests]
+    identity, cache = engine_identity(settings, cache_dir), open_cache(cache_dir)
+    calls = [make_call(request, settings, identity) for request in requests]
     desk = _Desk(calls, settings, cache, on_done)
     with (progress or Progress(enabled=False)).bar("rollouts", len(calls)) as bar:
         desk.bar = bar
@@ -321,8 +335,9 @@ async def generate_many(
                 on_text(answer.completion)
         missing = list({call.key: call for call in calls if call.key not in found}.values())
         if missing:
+            engine, budget = open_engine(settings, identity), budget or Budget(settings)
             with cache.held():
-                await engine.answer_all(missing, budget or Budget(settings), desk.deliver, on_text)
+                await engine.answer_all(missing, budget, desk.deliver, on_text)
     return desk.in_order()
 
 

@@ -46,22 +46,15 @@ _FIRST_WAIT = 0.5
 
 
 class OpenAIEngine:
-    """An OpenAI-compatible endpoint.
-
-    Raises:
-        ConfigError: the URL is none, or holds a secret; `extra_body` is no JSON object.
-    """
+    """An OpenAI-compatible endpoint."""
 
     def __init__(self, settings: GenerationConfig) -> None:
+        """
+        Raises:
+            ConfigError: the URL is none, or holds a secret.
+        """
         self.settings = settings
         self.url = checked_url(settings.base_url)
-        checked_extra_body(settings.extra_body)
-
-    @property
-    def identity(self) -> Mapping[str, object]:
-        """Endpoint and model: one name may stand for different models at different endpoints."""
-        own = {"extra_body": json.loads(self.settings.extra_body)} if self.settings.extra_body else {}
-        return {"engine": "openai", "endpoint": self.url, "model": self.settings.model, **own}
 
     async def answer_all(
         self, calls: Sequence[Call], budget: Budget, deliver: Deliver, on_text: OnText | None = None
@@ -106,17 +99,17 @@ def checked_url(base_url: str) -> str:
     return base_url.rstrip("/")
 
 
-def checked_extra_body(text: str) -> None:
-    """
+def checked_extra_body(text: str) -> dict[str, Any]:
+    """The JSON object; empty for an empty text.
+
     Raises:
         ConfigError: it is no JSON object.
     """
-    try:
-        good = isinstance(json.loads(text or "{}"), dict)
-    except ValueError:
-        good = False
-    if not good:
-        raise ConfigError(f"generation.extra_body: {text!r} is no JSON object")
+    with suppress(ValueError):
+        found = json.loads(text or "{}")
+        if isinstance(found, dict):
+            return found
+    raise ConfigError(f"generation.extra_body: {text!r} is no JSON object")
 
 
 def api_key(settings: GenerationConfig, url: str) -> str:
@@ -268,12 +261,22 @@ class _Line:
             if response.status_code != 200:
                 await response.aread()
             refuse_status(response)
+            if "json" in response.headers.get("content-type", ""):
+                return self._not_streamed(await response.aread())
             async for line in byte_lines(response.aiter_bytes()):
-                piece = reply.feed(line)
-                if piece and self.on_text:
-                    self.shown = True
-                    self.on_text(piece)
+                self._show(reply.feed(line))
         return reply.reply()
+
+    def _not_streamed(self, content: bytes) -> Any:
+        """The reply of a server that does not stream, shown at once."""
+        reply = parsed(content)
+        self._show(answer_of(reply).completion)
+        return reply
+
+    def _show(self, piece: str) -> None:
+        if piece and self.on_text:
+            self.shown = True
+            self.on_text(piece)
 
 
 async def byte_lines(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from common.chat_prompts import prompt_ids
 from common.devices import check_device, chosen_device
 from common.errors import UserError
 from common.generation import Budget, Call, Deliver, OnText
-from common.hub import is_local, model_identity
+from common.hub import is_local
 from common.local_models import first_stop, seed_of, tokens_of
 from common.rollouts import Answer, Failure, TokenLogprob
 from common.token_sampling import SamplingRows, draw_tokens
@@ -49,18 +48,8 @@ class LoadedModel:
 class TransformersEngine:
     """A causal language model of the hub or of a folder, loaded when the first call needs it."""
 
-    def __init__(self, settings: Settings, cache_dir: Path) -> None:
-        """
-        Raises:
-            UserError: there is no such model.
-        """
-        self.settings = settings
-        self.model_id = model_identity(settings.model, settings.revision, cache_dir)
-
-    @property
-    def identity(self) -> Mapping[str, object]:
-        """The model's content and the precision it computes in."""
-        return {"engine": "transformers", "model": self.model_id, "dtype": self.settings.dtype}
+    def __init__(self, settings: Settings, model_id: str) -> None:
+        self.settings, self.model_id = settings, model_id
 
     async def answer_all(
         self, calls: Sequence[Call], budget: Budget, deliver: Deliver, on_text: OnText | None = None

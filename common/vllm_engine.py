@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from common.chat_prompts import prompt_ids
 from common.errors import UserError
 from common.generation import Budget, Call, Deliver, OnText
-from common.hub import is_local, model_identity
+from common.hub import is_local
 from common.local_models import seed_of
 from common.rollouts import Answer, Failure, TokenLogprob
 from config import GenerationConfig
@@ -25,20 +24,14 @@ SLICE_CALLS = 512
 class VllmEngine:
     """A model of the hub or of a folder, loaded when the first call needs it."""
 
-    def __init__(self, settings: GenerationConfig, cache_dir: Path) -> None:
+    def __init__(self, settings: GenerationConfig, model_id: str) -> None:
         """
         Raises:
-            UserError: vLLM is not installed, or there is no such model.
+            UserError: vLLM is not installed.
         """
         if importlib.util.find_spec("vllm") is None:
             raise UserError("generation.engine 'vllm' is not installed; to install it: uv sync --extra vllm")
-        self.settings = settings
-        self.model_id = model_identity(settings.model, settings.revision, cache_dir)
-
-    @property
-    def identity(self) -> Mapping[str, object]:
-        """The model's content and the precision it computes in."""
-        return {"engine": "vllm", "model": self.model_id, "dtype": self.settings.dtype}
+        self.settings, self.model_id = settings, model_id
 
     async def answer_all(
         self, calls: Sequence[Call], budget: Budget, deliver: Deliver, on_text: OnText | None = None

@@ -123,6 +123,14 @@ def test_what_is_cached_is_not_sent(server, settings, cache):
     assert sorted(rollout.request_id for rollout in done) == ["id a", "id b", "id c"]
 
 
+def test_a_run_that_is_cached_opens_no_engine(settings, cache, monkeypatch):
+    """So a local model is neither imported nor loaded for what it has said before."""
+    generate("a", settings, cache)
+    monkeypatch.delattr("common.generation.open_engine")
+    assert generate("a", settings, cache).completion == "A"
+    assert estimate(asking(settings, "a", "b"), settings, cache).to_send == 1
+
+
 def test_equal_requests_are_sent_once_and_keep_their_own_names(server, settings, cache):
     one, two = make_request("a", settings, request_id="one"), make_request("a", settings, request_id="two")
     rollouts = generate_all([one, two, one], settings, cache)

@@ -275,6 +275,14 @@ def test_a_cut_stream_is_no_answer(server, settings, cache, share):
     assert generate("Why?", settings, cache).ok
 
 
+def test_a_server_that_does_not_stream_is_shown_at_once(server, settings, cache):
+    body = {"choices": [{"message": {"content": "All of it."}, "finish_reason": "stop"}]}
+    server.faults += [Raw(json.dumps(body).encode())]
+    pieces: list[str] = []
+    assert generate("Why?", settings, cache, on_text=pieces.append).completion == "All of it."
+    assert pieces == ["All of it."]
+
+
 def test_errors_before_a_stream_are_tried_again(server, settings, cache):
     server.faults += [Status(500), Status(429)]
     pieces: list[str] = []

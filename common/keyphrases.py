@@ -39,6 +39,8 @@ _COMMON_SHARE = 0.5
 _GENERIC_SHARE = 0.1
 # A phrase that holds more than this of its word's texts, and of its score, replaces the word.
 _PHRASE_SHARE = 0.6
+# Words of one family share a beginning of so many letters, and of so much of the longer one.
+_FAMILY_LETTERS, _FAMILY_SHARE = 5, 0.6
 # Shares mean nothing in so few texts.
 _FEW_TEXTS = 50
 
@@ -210,10 +212,24 @@ def class_tf_idf(
 # --- choosing ------------------------------------------------------------------------------------------------
 
 
+# English plurals that no ending tells, each before its singular.
+_IRREGULAR_TEXT = """
+matrices matrix vertices vertex indices index appendices appendix analyses analysis hypotheses hypothesis theses thesis
+crises crisis parentheses parenthesis diagnoses diagnosis axes axis criteria criterion phenomena phenomenon
+bacteria bacterium children child men man women woman feet foot teeth tooth mice mouse lives life leaves leaf
+wives wife knives knife halves half wolves wolf nuclei nucleus fungi fungus stimuli stimulus radii radius
+genera genus loci locus
+"""
+_IRREGULAR = _IRREGULAR_TEXT.split()
+_SINGULAR = dict(zip(_IRREGULAR[::2], _IRREGULAR[1::2], strict=True))
+
+
 @lru_cache(maxsize=100_000)
 def stem(word: str) -> str:
     """A word without its English plural or `'s`: enough to see that `arrays` repeats `array`."""
     word = re.sub(r"['’]s?$", "", word)
+    if word in _SINGULAR:
+        return _SINGULAR[word]
     for ending, instead, shortest in (
         ("ies", "y", 5),
         ("sses", "ss", 5),
@@ -239,7 +255,7 @@ def choose(
     counts: Float[np.ndarray, " terms"],
     limit: int,
 ) -> list[Keyphrase]:
-    """The best terms of one class, none repeating another's words, best first; ties go to the first.
+    """The best terms of one class, none repeating another's words or word families, best first; ties go to the first.
 
     A phrase takes the place of its word when most texts of the class that have the word have the phrase, and the
     phrase scores nearly as well: of `gradient` (100 texts) and `gradient descent` (80), the second says more.
@@ -249,7 +265,7 @@ def choose(
     chosen: list[Keyphrase] = []
     used: set[str] = set()
     for term in order:
-        if used & stems(terms[term]):
+        if _repeats(terms[term], used):
             continue
         longer = [
             other
@@ -257,7 +273,7 @@ def choose(
             if counts[other] > _PHRASE_SHARE * counts[term]
             and scores[other] > _PHRASE_SHARE * scores[term]
             and set(terms[term].split(" ")) < set(terms[other].split(" "))
-            and not used & stems(terms[other])
+            and not _repeats(terms[other], used)
         ]
         best = max(longer, key=lambda other: scores[other], default=term)
         chosen.append(Keyphrase(terms[best], float(scores[term])))
@@ -293,6 +309,22 @@ def _usual(phrase: str, forms: Counter[str]) -> str:
         return phrase
     form, count = min(forms.items(), key=lambda item: (-item[1], item[0]))
     return form if 2 * count > forms.total() else phrase
+
+
+def _repeats(term: str, used: set[str]) -> bool:
+    return any(same_family(stem, other) for stem in stems(term) for other in used)
+
+
+@lru_cache(maxsize=100_000)
+def same_family(word: str, other: str) -> bool:
+    """Whether two stems are the same, or share a beginning of 5 letters or more, three fifths of the longer one.
+
+    So `philosophy` and `philosophical`, `bacterium` and `bacterial`; not `state` and `statement`.
+    """
+    if word == other:
+        return True
+    shared = next((n for n, (a, b) in enumerate(zip(word, other, strict=False)) if a != b), min(len(word), len(other)))
+    return shared >= _FAMILY_LETTERS and shared >= _FAMILY_SHARE * max(len(word), len(other))
 
 
 # --- names ---------------------------------------------------------------------------------------------------

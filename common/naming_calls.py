@@ -73,11 +73,11 @@ class Caller:
         errors = [rollout.error for rollout in batch if rollout.error]
         stopped = [error for error in errors if error.kind == "not_sent" or error.status in FATAL_STATUSES]
         down = len(errors) == len(batch) > 1 and all(map(_of_the_service, errors))
-        kept = f"{answered:,} answers are kept, and the same command goes on from there; {OFFLINE}"
+        kept = f"{answered:,} answers are kept, and the same command goes on from there; " if answered else ""
         if stopped:
-            raise UserError(f"naming: {stopped[-1].message}; {kept}")
+            raise UserError(f"naming: {stopped[-1].message}; {kept}{OFFLINE}")
         if down or (errors and not answered):
-            raise UserError(f"naming: no call was answered: {failures_in_words(batch)}; {kept}")
+            raise UserError(f"naming: no call was answered: {failures_in_words(batch)}; {kept}{OFFLINE}")
 
 
 def _of_the_service(error: Failure) -> bool:

@@ -22,6 +22,7 @@ from common.keyphrases import (
     distinct_names,
     generic_words,
     ngrams,
+    same_family,
     spread,
     stem,
     stems,
@@ -174,7 +175,11 @@ def test_shapes_are_checked():
     ("word", "expected"),
     [
         ("arrays", "array"),
-        ("matrices", "matrice"),
+        ("matrices", "matrix"),
+        ("indices", "index"),
+        ("services", "service"),
+        ("analyses", "analysis"),
+        ("women", "woman"),
         ("queries", "query"),
         ("classes", "class"),
         ("boxes", "box"),
@@ -193,6 +198,27 @@ def test_no_chosen_phrase_repeats_anothers_words():
     terms = ("array", "arrays", "array_like", "axis", "sparse array")
     chosen = choose(terms, np.array([5.0, 4.0, 3.0, 2.0, 1.0]), np.array([9.0, 5, 4, 3, 2]), 5)
     assert [item.phrase for item in chosen] == ["array", "axis"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("philosophy", "philosophical", True),
+        ("political", "politics", True),
+        ("bacterium", "bacterial", True),
+        ("state", "statement", False),
+        ("international", "internal", False),
+        ("form", "formula", False),
+        ("cell", "cell", True),
+    ],
+)
+def test_families_of_words(one, other, same):
+    assert same_family(one, other) is same
+
+
+def test_a_name_does_not_say_one_thing_in_two_forms():
+    chosen = choose(("philosophy", "philosophical", "ethics"), np.array([3.0, 2.0, 1.0]), np.array([9.0, 8.0, 7.0]), 3)
+    assert [item.phrase for item in chosen] == ["philosophy", "ethics"]
 
 
 def test_a_phrase_replaces_the_word_it_mostly_is():

@@ -295,7 +295,7 @@ def test_a_call_that_fails_for_good_leaves_the_keywords_and_the_reason(tmp_path)
 def test_what_concerns_every_call_ends_the_run(tmp_path, fault, message):
     with serving(saying(first_phrase)) as server:
         server.rule = lambda body: fault
-        with pytest.raises(UserError, match=f"naming: .*{message}.*the same command goes on from there"):
+        with pytest.raises(UserError, match=f"naming: .*{message}.*naming.engine=keywords needs no model"):
             named(settings_for(server, max_concurrency=1), tmp_path)
 
 

@@ -314,7 +314,6 @@ async def generate_many(
         on_text: called with each piece of text as it comes; for a single request.
         budget: what may still be spent, where several calls of this function share `max_cost`.
         fresh: ask again even what is cached; the cache keeps its first answer.
-        budget: shared by several calls within one event loop, so that `max_cost` bounds them all together.
 
     Returns:
         Rollouts in the order of the requests. A call that failed, after its retries, is a rollout with `error`; so is

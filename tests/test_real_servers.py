@@ -1,6 +1,6 @@
 """Other people's engines and servers, where they are installed: transformers serve, vLLM's server, vLLM offline.
 
-    uv run --with 'transformers[serving]' pytest -m slow tests/test_real_servers.py
+    uv run --with 'transformers[serving]' --with accelerate pytest -m slow tests/test_real_servers.py
 
 What they answer greedily is compared with our own transformers engine. The model is a random one, whose answers hold
 broken characters that each library shows in its own way, so texts are compared without those.
@@ -109,7 +109,7 @@ def plain(text: str | None) -> str:
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_server_of_others_answers_as_the_model_does(kind, folder, local, tmp_path):
-    needs(*{"transformers": ("fastapi", "uvicorn"), "vllm": ("vllm",)}[kind])
+    needs(*{"transformers": ("fastapi", "uvicorn", "accelerate"), "vllm": ("vllm",)}[kind])
     want = generate_all([make_request(text, local) for text in TEXTS], local, tmp_path / "cache")
     with running(kind, folder, tmp_path) as url:
         remote = replace(local, engine="openai", base_url=url, api_key_variable="", timeout=300.0)

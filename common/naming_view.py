@@ -166,19 +166,32 @@ def _silhouette_style(row: TreeRow) -> str:
 
 
 def print_list(names: Names, root: ClusterNode, console: Console, depth: int | None = None) -> None:
-    """Every cluster, largest first, with its keyphrases."""
+    """Every cluster, largest first, with its keyphrases, to the console's width; ids and sizes are never cut."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("id", no_wrap=True)
-    table.add_column("chunks", justify="right", no_wrap=True)
-    table.add_column("name", no_wrap=True, overflow="ellipsis", ratio=2)
-    table.add_column("keyphrases", no_wrap=True, overflow="ellipsis", ratio=3)
-    for row in sorted(tree_rows(names, root, depth)[1:], key=lambda each: -each.size):
-        phrases = ", ".join(names[row.cluster_id]["keyphrases"])
-        table.add_row(row.cluster_id, f"{row.size:,}", Text(one_line(row.name)), Text(one_line(phrases), "dim"))
-    console.print(table)
+    rows = sorted(tree_rows(names, root, depth)[1:], key=lambda each: -each.size)
+    lines = [
+        (
+            Text(row.cluster_id),
+            Text(f"{row.size:,}"),
+            Text(one_line(row.name)),
+            Text(one_line(", ".join(names[row.cluster_id]["keyphrases"])), "dim"),
+        )
+        for row in rows
+    ]
+    headers = ("id", "chunks", "name", "keyphrases")
+    widths = [max(len(header), *(line[n].cell_len for line in lines), 0) for n, header in enumerate(headers)]
+    room = console.width - sum(widths[:2]) - 2 * (len(headers) - 1)
+    widths[2] = max(12, min(widths[2], 2 * room // 5))
+    widths[3] = max(12, min(widths[3], room - widths[2]))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for header, width in zip(headers, widths, strict=True):
+        side = "right" if header == "chunks" else "left"
+        table.add_column(header, justify=side, no_wrap=True, overflow="ellipsis", width=width)
+    for line in lines:
+        table.add_row(*line)
+    print_whole(console, table)
 
 
 # --- flat rows -----------------------------------------------------------------------------------------------

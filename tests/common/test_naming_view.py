@@ -123,12 +123,27 @@ def test_a_tree_of_a_root_alone_is_printed():
     assert printed(names_of(root, "all chunks"), root, 80).splitlines()[1].split()[:4] == ["all", "chunks", "root", "4"]
 
 
-def test_the_list_is_by_size():
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_the_list_is_by_size_and_fits(width):
     root, out = deep_tree(3), io.StringIO()
-    print_list(names_of(root), root, Console(file=out, width=100))
-    sizes = [int(line.split()[1].replace(",", "")) for line in out.getvalue().splitlines()[1:]]
-    assert sizes == sorted(sizes, reverse=True)
-    assert len(sizes) == 6
+    names = names_of(root)
+    for named in names.values():
+        named["keyphrases"] = ["sparse matrix", "factorisation"] * 10
+    print_list(names, root, Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(cell_length, lines)) <= width
+    assert lines[0].split() == ["id", "chunks", "name", "keyphrases"]
+    cells = [line.split() for line in lines[1:]]
+    sizes = {row.cluster_id: f"{row.size:,}" for row in tree_rows(names, root)[1:]}
+    assert {cluster_id: size for cluster_id, size, *_ in cells} == sizes
+    by_size = [int(size.replace(",", "")) for _, size, *_ in cells]
+    assert by_size == sorted(by_size, reverse=True)
+
+
+def test_the_list_of_a_root_alone_is_empty():
+    root, out = leaf("root", "", 0, np.arange(4), None), io.StringIO()
+    print_list(names_of(root), root, Console(file=out, width=80))
+    assert out.getvalue().split() == ["id", "chunks", "name", "keyphrases"]
 
 
 # --- flat rows -----------------------------------------------------------------------------------------------

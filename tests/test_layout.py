@@ -22,6 +22,8 @@ ORDER = [
     "map_chunks",
     "name_clusters",
     "annotate_with_clusters",
+    "explain_clusters",
+    "extend_clusters",
     "visualize_clusters",
     "report",
     "run_pipeline",

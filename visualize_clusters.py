@@ -12,6 +12,7 @@ Run     uv run visualize_clusters.py configs/quickstart.py
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -375,7 +376,8 @@ def _writing(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"{path}: cannot be written: {reason}") from error
 
 
 # --- the dashboard -------------------------------------------------------------------------------------------

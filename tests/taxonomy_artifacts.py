@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from annotate_with_clusters import annotation_table
-from common.annotation_analysis import analyse
-from common.assignment import Calibration, LevelAgreement, SelfCheck, ancestors
+from common.annotation_analysis import Annotated, difficulty, errors, shifts
+from common.assignment import ancestors
 from common.outputs import Annotation, Output
 from common.store import Artifact, Part, Store
 from config import AnnotationConfig, Config
@@ -55,9 +53,10 @@ def annotated() -> list[tuple[Output, Annotation]]:
 def write_annotations(part: Part, names: dict[str, dict[str, object]]) -> None:
     """As the stage writes them, by its own functions."""
     outputs, places = (list(column) for column in zip(*annotated(), strict=True))
-    check = SelfCheck(20, 1.0, 0.9, (LevelAgreement(1, 20, 1.0, 0.9),), Calibration(np.linspace(0.1, 0.6, 20)))
+    given = Annotated(outputs, places, names)
+    answers = {"errors": errors, "shifts": shifts, "difficulty": difficulty}
     part.write_table("annotations.parquet", annotation_table(outputs, places, names, 2))
-    part.write_json("analysis.json", analyse(outputs, places, check, names, ANNOTATION))
+    part.write_json("analysis.json", {name: answer(given, ANNOTATION) for name, answer in answers.items()})
 
 
 def write_no_annotations(part: Part, names: dict[str, dict[str, object]]) -> None:

@@ -23,7 +23,8 @@ not fill, the nearest centroid and the vote of the 15 nearest neighbours are bot
 is dendrogram purity, of the filled tree, against every level, with a 95% bootstrap interval over rows.
 
 CPU-seconds count all threads. `first` is a fit in a new process, imports and compilation included; the figure is the
-cheapest of `--repeats` later fits in the same process, methods taking turns. Memory is the peak during those.
+cheapest of `--repeats` later fits in the same process, methods taking turns. Memory is the peak during those. On a
+busy machine threads that wait for each other burn CPU-seconds: `--threads 1` is fairer there, to everybody.
 """
 
 from __future__ import annotations
@@ -307,7 +308,8 @@ def quality(corpus: Corpus, methods: Sequence[str], args: Namespace) -> list[Sco
     runs: dict[str, list[Fitted]] = {method: [] for method in methods}
     for _ in range(args.repeats):
         for method in methods:
-            runs[method].append(run_fit(corpus, method, seed=args.seed, again=True, save=method))
+            options = {"seed": args.seed, "again": True, "save": method, "count": args.threads}
+            runs[method].append(run_fit(corpus, method, **options))
     filler = Filler(corpus.vectors)
     return [score(corpus, method, cheapest(runs[method]), filler, args) for method in methods]
 
@@ -391,7 +393,7 @@ def by_threads(corpus: Corpus, methods: Sequence[str], args: Namespace) -> list[
 
 def by_seeds(corpus: Corpus, methods: Sequence[str], args: Namespace) -> list[Repeated]:
     """Other seeds, the same threads."""
-    runs = [(args.seed + number, None) for number in range(args.seeds)]
+    runs = [(args.seed + number, args.threads) for number in range(args.seeds)]
     return [repeated(corpus, method, f"{args.seeds} seeds", runs) for method in methods]
 
 
@@ -801,6 +803,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     )
     parser.add_argument("--ours", choices=OURS, default="adaptive", help="the preset that the goals are about")
     parser.add_argument("--repeats", type=int, default=2, help="fits of each method; the cheapest counts")
+    parser.add_argument("--threads", type=int, help="of each fit (otherwise what the libraries choose)")
     parser.add_argument("--draws", type=int, default=200, help="bootstrap draws of purity")
     parser.add_argument("--seeds", type=int, default=3, help="seeds compared")
     parser.add_argument("--null", type=int, default=100, metavar="DRAWS", help="structureless draws")

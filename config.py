@@ -409,6 +409,10 @@ class AnnotationConfig(Section):
     model_column: str | None = setting(None, help="None: `model`, where there is one")
     variant_column: str | None = setting(None, help="None: `variant`, where there is one")
     correct_column: str | None = setting(None, help="None: the first of correct, is_correct")
+    grade_by: Literal["gsm8k", "math", "choice", "text"] | None = setting(
+        None, help="benchmark's rule by which answers without a verdict are graded against `grade_column`"
+    )
+    grade_column: str = setting("reference", help="column of the right answer, for grade_by")
     reference: str = setting("ground_truth", help="variant that models' answers are compared with")
     take_rows: int | None = setting(None, ge=1, help="read only the first N rows")
     k: int = setting(10, ge=1, help="nearest chunks that vote")

@@ -1,8 +1,8 @@
 """Rows of any file of outputs -> outputs: a text each, and what is known of it (model, question, variant, verdict).
 
-Columns that are not named in the settings are found by their usual names, in the first row: the text in `text`,
-`completion` (rollouts), `output`, `response` or `chunk_text` (a table of neighbours); or, where there is none of these
-but a `chunk_id`, the text of that chunk of the corpus.
+Columns that are not named in the settings are found by their usual names, in the first row: the text in `completion`
+(rollouts), `text`, `output`, `response` or `chunk_text` (a table of neighbours); or, where there is none of these but a
+`chunk_id`, the text of that chunk of the corpus.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import UserError
+from common.grading import GradingRule, grade
 from common.rendering import RowError, as_text, columns_of, lookup, render
 from common.rows import Row, without_surrogates
 from config import AnnotationConfig, ColumnsText, OutputText
 
-TEXT_COLUMNS = ("text", "completion", "output", "response", "chunk_text")
+# A table of rollouts has a `text` too: what was asked.
+TEXT_COLUMNS = ("completion", "text", "output", "response", "chunk_text")
 CHUNK_ID = "chunk_id"
 ID_COLUMNS = ("output_id",)
-QUESTION_COLUMNS = ("question_id", "sample_id", "prompt_id", "request_id")
+# Several draws of one request are answers to one question, so the sample's id goes before the request's.
+QUESTION_COLUMNS = ("question_id", "sample_id", "metadata.sample_id", "prompt_id", "request_id")
 CORRECT_COLUMNS = ("correct", "is_correct")
 _TRUE, _FALSE = {"true", "1", "yes", "right", "correct"}, {"false", "0", "no", "wrong", "incorrect"}
 
@@ -57,6 +60,8 @@ class OutputColumns:
     variant: str | None
     correct: str | None
     by_chunk_id: bool
+    grade_by: GradingRule | None = None
+    grade_column: str = ""
 
 
 def find_columns(row: Row, settings: AnnotationConfig) -> OutputColumns:
@@ -67,7 +72,7 @@ def find_columns(row: Row, settings: AnnotationConfig) -> OutputColumns:
     """
 
     def known(named: str | None, usual: Sequence[str]) -> str | None:
-        return named or next((name for name in usual if name in row.fields), None)
+        return named or next((name for name in usual if _has(row.fields, name)), None)
 
     texts, by_chunk_id = settings.texts, False
     if not texts:
@@ -86,7 +91,17 @@ def find_columns(row: Row, settings: AnnotationConfig) -> OutputColumns:
         known(settings.variant_column, ("variant",)),
         known(settings.correct_column, CORRECT_COLUMNS),
         by_chunk_id,
+        settings.grade_by,
+        settings.grade_column,
     )
+
+
+def _has(fields: Mapping[str, Any], column: str) -> bool:
+    try:
+        lookup(fields, column)
+    except RowError:
+        return False
+    return True
 
 
 _TEXTS = "name it: annotation.texts=(OutputText(text=ColumnsText(columns=('answer',))),)"
@@ -102,15 +117,25 @@ def outputs_of(row: Row, columns: OutputColumns) -> Iterator[Output]:
     question = _plain(row.fields, columns.question) if columns.question else (row.key if columns.several else None)
     own = _own(row.fields, columns)
     for each in columns.texts:
+        text = without_surrogates(render(each.text, row.fields))
         yield Output(
             output_id="/".join(part for part in (output_id, *_suffix(each, columns)) if part),
-            text=without_surrogates(render(each.text, row.fields)),
+            text=text,
             model=each.model if each.model or columns.several else _plain(row.fields, columns.model),
             question_id=question,
             variant=each.variant if columns.several else _plain(row.fields, columns.variant),
-            correct=verdict(row.fields, each.correct if columns.several else columns.correct),
+            correct=_judged(row.fields, text, each, columns),
             own=own,
         )
+
+
+def _judged(fields: Mapping[str, Any], text: str, each: OutputText, columns: OutputColumns) -> bool | None:
+    """The row's own verdict; where it has none, the benchmark's rule on answers (not on questions or references)."""
+    own = verdict(fields, each.correct if columns.several else columns.correct)
+    is_answer = each.model is not None or not columns.several
+    if own is not None or columns.grade_by is None or not is_answer:
+        return own
+    return grade(text, as_text(lookup(fields, columns.grade_column), columns.grade_column), columns.grade_by)
 
 
 def _suffix(each: OutputText, columns: OutputColumns) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from common.errors import UserError
 from common.outputs import Output, find_columns, outputs_of, verdict
 from common.rendering import RowError
+from common.rollouts import from_dict, write_jsonl
 from common.rows import Row
 from config import AnnotationConfig, ColumnsText, OutputText, TemplateText
+from rollout import rollout_table
 
 
 def read(fields: dict[str, Any], **settings: Any) -> list[Output]:
@@ -37,6 +40,41 @@ def test_what_is_known_of_a_rollout_is_kept():
 
 def test_a_failed_rollout_is_an_output_without_text():
     assert read({"request_id": "q7", "completion": None, "error": {"kind": "timeout"}})[0].text == ""
+
+
+def test_rollouts_are_read_as_they_are_written(tmp_path):
+    """Both forms: the artifact's table, whose `text` is the question, and the exported JSON lines."""
+    rollout = from_dict(
+        {
+            **dict.fromkeys(("prompt", "error", "seed", "prompt_tokens", "completion_tokens", "latency", "cost")),
+            "request_id": "q7#0",
+            "messages": [{"role": "user", "content": "how many?"}],
+            "completion": "#### 3",
+            "finish_reason": "stop",
+            "engine": "openai",
+            "model": "small",
+            "revision": "",
+            "draw": 0,
+            "attempts": 1,
+            "logprobs": None,
+            "sampling": {},
+            "metadata": {"sample_id": "q7", "reference": "#### 3"},
+        }
+    )
+    table = rollout_table([rollout]).to_pylist()[0]
+    write_jsonl(tmp_path / "rollouts.jsonl", [rollout])
+    line = json.loads((tmp_path / "rollouts.jsonl").read_text())
+    found = [read(table, grade_by="gsm8k")[0], read(line, grade_by="gsm8k", grade_column="metadata.reference")[0]]
+    assert [(each.text, each.model, each.correct) for each in found] == [("#### 3", "small", True)] * 2
+    assert [each.question_id for each in found] == ["q7", "q7"]
+
+
+def test_a_verdict_goes_before_the_rule_and_no_answer_is_not_wrong():
+    row = {"completion": "the answer is 4", "reference": "#### 3", "correct": True}
+    assert read(row, grade_by="gsm8k")[0].correct is True
+    assert read({**row, "correct": None}, grade_by="gsm8k")[0].correct is False
+    assert read({**row, "correct": None, "completion": None}, grade_by="gsm8k")[0].correct is None
+    assert read({**row, "correct": None})[0].correct is None
 
 
 def test_a_table_of_neighbours_is_read_by_its_chunks():

@@ -97,11 +97,13 @@ def find_columns(row: Row, settings: AnnotationConfig) -> OutputColumns:
 
 
 def _has(fields: Mapping[str, Any], column: str) -> bool:
+    """Whether there is a column of that name, null or not; or a value at `a.b` within a table."""
+    if column in fields:
+        return True
     try:
-        lookup(fields, column)
+        return lookup(fields, column) is not None
     except RowError:
         return False
-    return True
 
 
 _TEXTS = "name it: annotation.texts=(OutputText(text=ColumnsText(columns=('answer',))),)"

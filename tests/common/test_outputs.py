@@ -69,6 +69,12 @@ def test_rollouts_are_read_as_they_are_written(tmp_path):
     assert [each.question_id for each in found] == ["q7", "q7"]
 
 
+def test_a_column_that_is_null_in_the_first_row_is_a_column():
+    row = Row("f:1", {"text": "a", "correct": None, "metadata": None, "request_id": "q"}, "f:1")
+    columns = find_columns(row, AnnotationConfig())
+    assert (columns.correct, columns.question) == ("correct", "request_id")
+
+
 def test_a_verdict_goes_before_the_rule_and_no_answer_is_not_wrong():
     row = {"completion": "the answer is 4", "reference": "#### 3", "correct": True}
     assert read(row, grade_by="gsm8k")[0].correct is True

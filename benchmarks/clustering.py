@@ -841,7 +841,8 @@ def measure_corpus(corpus: Corpus, args: Namespace, findings: Findings) -> None:
         # EVoC is quick enough to be asked the same question.
         asked = [method for method in (args.ours, "evoc") if method in runnable]
         options = {"folder": str(corpus.folder), "seed": args.seed, "draws": args.null, "rows": args.null_rows}
-        findings.nulls += [Unsplit(**in_fresh_process(task="null", method=method, **options)) for method in asked]
+        with threads(args.threads):
+            findings.nulls += [Unsplit(**in_fresh_process(task="null", method=method, **options)) for method in asked]
     if "assign" in args.sections and args.ours in runnable:
         findings.returned.append(assigned_anew(corpus, args.ours, args))
 

@@ -27,6 +27,7 @@ from name_clusters import (
     ROOT_NAME,
     ChunkTexts,
     central_chunks,
+    counted_rows,
     inspect,
     load_texts,
     name_tree,
@@ -34,6 +35,7 @@ from name_clusters import (
     print_named_tree,
     runs_stages,
     search_clusters,
+    tree_keyphrases,
 )
 from prepare_data import DOCUMENTS
 from tests.openai_server import Server, Status, saying, serving
@@ -185,6 +187,22 @@ def test_settings_change_the_names_key_alone(session):
     other.config = type(session.config)(**{**vars(session.config), "naming": NamingConfig(terms=1)})
     assert other.key(NAMES) != session.key(NAMES)
     assert other.key(CLUSTERS) == session.key(CLUSTERS)
+
+
+def test_of_a_large_corpus_every_cluster_gives_an_even_share(session, root, names, monkeypatch):
+    """The same words are found in a third of the texts."""
+    monkeypatch.setattr(name_clusters, "COUNTED_TEXTS", root.size // 3)
+    monkeypatch.setattr(name_clusters, "COUNTED_OF_A_CLUSTER", 3)
+    counted = counted_rows(root)
+    assert root.size // 4 < len(counted) < root.size // 2
+    assert (np.diff(counted) > 0).all()
+    for node in root.walk():
+        assert len(np.intersect1d(node.indices, counted)) >= 3
+    planted = labels(session, "subtopic")
+    found = tree_keyphrases(root, load_texts(session.load(CHUNKS)), NamingConfig())
+    for child in root.children:
+        best = {item.phrase for item in found[child.cluster_id][:3]}
+        assert len(best & SUBTOPICS[planted[child.indices[0]]]) >= 2
 
 
 def test_texts_without_words_are_named_by_their_id(session, root):

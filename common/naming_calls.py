@@ -100,10 +100,17 @@ class Rehearsal:
     async def __call__(self, questions: Sequence[Question]) -> list[Reply]:
         requests = [request_of(question, self.settings) for question in questions]
         self.requests += requests
-        cached = [estimate([each], self.settings, self.cache_dir).cached == 1 for each in requests]
+        cached = self._cached(requests)
         hits = [each for each, hit in zip(requests, cached, strict=True) if hit]
         known = iter(await generate_many(hits, self.settings, self.cache_dir))
         return [reply_of(next(known)) if hit else Reply(None, failure="not cached") for hit in cached]
+
+    def _cached(self, requests: Sequence[Request]) -> list[bool]:
+        """Which requests are cached; one look into the cache where it is all of them or none, as it mostly is."""
+        count = estimate(requests, self.settings, self.cache_dir).cached
+        if count in (0, len(requests)):
+            return [count > 0] * len(requests)
+        return [estimate([each], self.settings, self.cache_dir).cached == 1 for each in requests]
 
     def estimate(self) -> Estimate:
         """What the run asks for, and what of it has to be sent."""

@@ -16,10 +16,11 @@ import pytest
 from rich.console import Console
 
 import annotate_with_clusters
-from annotate_with_clusters import ANNOTATIONS, NO_OUTPUTS, load_fitted, present
+from annotate_with_clusters import ANNOTATIONS, NO_OUTPUTS, load_fitted, present, read_outputs
 from cluster_corpus import CLUSTERS, load_tree
 from common.annotation_report import print_analysis
 from common.assignment import ancestors
+from common.configs import load_config
 from common.errors import UserError
 from common.stages import Session
 from config import AnnotationConfig, ColumnsText, Config, FilesReader, OutputText, PackagesReader
@@ -217,6 +218,20 @@ def test_outputs_are_keyed_by_content_and_not_by_place(config, tmp_path):
     assert keys[0] == keys[1]
     changed = write_jsonl(tmp_path / "o.jsonl", [*rows, *rows])
     assert annotated(config, outputs=changed).key(ANNOTATIONS) != keys[0]
+
+
+@pytest.mark.realdata
+def test_the_four_graded_models_are_read_whole(config, realdata):
+    """286, 515, 458 and 742 of 1,319 right, as their file says."""
+    path = realdata / "benchmarks" / "gsm8k" / "example_model_solutions.jsonl"
+    settings = load_config("configs/annotation_01_gsm8k.py", [f"annotation.outputs={path}"]).annotation
+    session = Session(config, "planted.py")
+    outputs = read_outputs(settings, session.load(CHUNKS), session.store.cache_dir).outputs
+    right = Counter(each.model for each in outputs if each.correct)
+    wanted = {"6b_finetuning": 286, "6b_verification": 515, "175b_finetuning": 458, "175b_verification": 742}
+    assert right == wanted
+    assert Counter(each.variant for each in outputs) == {"question": 1319, "ground_truth": 1319, "answer": 4 * 1319}
+    assert len({each.question_id for each in outputs}) == 1319
 
 
 # --- analysis ------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from common.dashboard_analysis import (
 )
 from common.dashboard_parts import PLOTLY, plotly_safe, safe, table
 from common.html import printable, shorten
-from common.palette import COLOURS, GREY, INK, RAMP
+from common.palette import GREY, INK, PAPER, Paint, mixed
 from common.report_page import counted, share
 from common.taxonomy import Sample, Taxonomy, TaxonomyNode, is_inside, measure, measures_of, named_path
 
@@ -219,6 +219,7 @@ def pictures_view(taxonomy: Taxonomy, chosen: Sequence[TaxonomyNode]) -> None:
     titles = {"cluster": "cluster", **{each.key: each.title for each in measures_of(taxonomy)}}
     colour = st.selectbox("Colour by", list(titles), format_func=lambda key: titles[key], key="colour")
     kind = st.segmented_control("Picture", ["treemap", "icicle", "sunburst"], default="treemap") or "treemap"
+    st.caption(safe(legend(taxonomy, colour)))
     st.plotly_chart(tree_figure(taxonomy, colour, kind), key="tree", config=PLOTLY)
     words = st.text_input("Find chunks", placeholder="words in the chunks on the map", key="find")
     figure, found = map_figure(taxonomy, chosen, colour, tuple(words.lower().split()))
@@ -226,82 +227,72 @@ def pictures_view(taxonomy: Taxonomy, chosen: Sequence[TaxonomyNode]) -> None:
     st.plotly_chart(figure, key="map", config=PLOTLY)
 
 
-def tile_colours(taxonomy: Taxonomy, colour: str) -> dict[str, str | float | None]:
-    """A colour, or a value to be coloured, for every cluster."""
-    if colour != "cluster":
-        return {node.path: measure(node, colour) for node in taxonomy.nodes}
-    groups = {node.path: number for number, node in enumerate(taxonomy.children()[ROOT_ID])}
-    tops = {node.path: groups.get(node.path.split(".")[0]) for node in taxonomy.nodes}
-    return {path: GREY if top is None else COLOURS[top % len(COLOURS)] for path, top in tops.items()}
-
-
 def tree_figure(taxonomy: Taxonomy, colour: str, kind: str) -> go.Figure:
     """The tree by size; noise is a tile of its own, so that the tiles in a cluster add up to it exactly."""
-
-    shades_of, children = tile_colours(taxonomy, colour), taxonomy.children()
-    pale = colour == "cluster"
-    colours = {path: _pale(str(shade)) if pale else shade for path, shade in shades_of.items()}
-    colours[ROOT_ID] = "rgba(0,0,0,0)" if pale else None
-    rows = [(node.path, node.parent or "", node.name, node.size, colours[node.path]) for node in taxonomy.nodes]
+    paint, children = Paint.of(taxonomy, colour), taxonomy.children()
+    # Half-way to white names are read on every colour of a kind, in a light and a dark theme.
+    part = 0.5 if colour == "cluster" else 1.0
+    rows = [
+        (node.path, node.parent or "", node.name, node.size, mixed(paint.colour(node), PAPER, part))
+        for node in taxonomy.nodes
+    ]
     noisy = [node for node in taxonomy.nodes if children[node.path] and node.noise]
-    blank = _pale(GREY) if pale else None
-    rows += [(f"{node.path}/noise", node.path, "noise", node.noise, blank) for node in noisy]
+    rows += [(f"{node.path}/noise", node.path, "noise", node.noise, mixed(GREY, PAPER, 0.5)) for node in noisy]
     ids, parents, names, values, shades = (list(column) for column in zip(*rows, strict=True))
-    marker: dict[str, Any] = {"colors": shades}
-    if not pale:
-        marker |= {"colorscale": _scale(), "showscale": True}
+    marker = {"colors": ["rgba(0,0,0,0)", *shades[1:]]}
     draw = {"treemap": go.Treemap, "icicle": go.Icicle, "sunburst": go.Sunburst}[kind]
     labels = [plotly_safe(name, 40) for name in names]
-    trace = draw(
-        ids=ids, parents=parents, labels=labels, values=values, branchvalues="total", maxdepth=3, marker=marker
-    )
-    trace.update(hovertemplate="%{label}<br>%{value:,} chunks<extra></extra>")
-    if pale:
+    trace = draw(ids=ids, parents=parents, labels=labels, values=values, branchvalues="total", marker=marker)
+    trace.update(maxdepth=3, hovertemplate="%{label}<br>%{value:,} chunks<extra></extra>")
+    if colour == "cluster":
         trace.update(textfont={"color": ["gray", *([INK] * (len(ids) - 1))]})
     figure = go.Figure(trace, {"height": 480, "margin": {"l": 0, "r": 0, "t": 10, "b": 0}})
     return figure.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
 
 
-def _pale(colour: str) -> str:
-    """A colour half-way to white: names are read on it, in a light and a dark theme."""
-    return "#" + "".join(f"{(int(colour[at : at + 2], 16) + 255) // 2:02x}" for at in (1, 3, 5))
-
-
-def _scale() -> list[list[Any]]:
-    return [[number / (len(RAMP) - 1), colour] for number, colour in enumerate(RAMP)]
+def legend(taxonomy: Taxonomy, colour: str) -> str:
+    """What the colours stand for, in words."""
+    paint = Paint.of(taxonomy, colour)
+    if not paint.title:
+        return "A colour for each cluster at the top level; grey: in no cluster."
+    return f"{paint.title}: from {paint.low:.2f} (gold) to {paint.high:.2f} (dark purple); grey: none."
 
 
 def map_figure(
     taxonomy: Taxonomy, chosen: Sequence[TaxonomyNode], colour: str, words: tuple[str, ...]
 ) -> tuple[go.Figure, int]:
     """The map, points outside the filters or without the words faint; and how many points stand out."""
-
-    points, colours = taxonomy.points, tile_colours(taxonomy, colour)
-    names = {node.path: node.name for node in taxonomy.nodes}
-    passing = {node.path for node in chosen} if len(chosen) < len(taxonomy.clusters) else set(names)
+    points, paint = taxonomy.points, Paint.of(taxonomy, colour)
+    colours = {node.path: paint.colour(node) for node in taxonomy.nodes}
+    passing = {node.path for node in chosen} if len(chosen) < len(taxonomy.clusters) else set(colours)
     standing = [
         any(step in passing for step in (ROOT_ID, *ancestors(path))) and all(word in text.lower() for word in words)
         for path, text in zip(points.path, points.text, strict=True)
     ]
     figure = go.Figure()
-    for clear in (False, True):
+    for clear, look in ((False, {"size": 3, "opacity": 0.12}), (True, {"size": 5, "opacity": 0.85})):
         mine = [number for number, each in enumerate(standing) if each == clear]
-        shades = [colours[points.path[number]] for number in mine]
-        marker: dict[str, Any] = {"size": 5 if clear else 3, "opacity": 0.85 if clear else 0.12}
-        marker |= {"color": shades} if colour == "cluster" else {"color": shades, "colorscale": _scale()}
-        texts = [
-            f"<b>{plotly_safe(named_path(points.path[number], names) or names[ROOT_ID], 80)}</b><br>"
-            f"{plotly_safe(points.text[number], 100)}"
-            for number in mine
-        ]
+        marker = look | {"color": [colours[points.path[number]] for number in mine]}
         figure.add_scattergl(
-            x=[points.x[number] for number in mine], y=[points.y[number] for number in mine], mode="markers",
-            marker=marker, text=texts, hovertemplate="%{text}<extra></extra>", showlegend=False,
-            hoverinfo="text" if clear else "skip",
-        )  # fmt: skip
+            x=[points.x[number] for number in mine],
+            y=[points.y[number] for number in mine],
+            mode="markers",
+            marker=marker,
+            text=hover_texts(taxonomy, mine) if clear else None,
+            hovertemplate="%{text}<extra></extra>" if clear else None,
+            hoverinfo=None if clear else "skip",
+            showlegend=False,
+        )
     figure.update_layout(height=620, margin={"l": 0, "r": 0, "t": 10, "b": 0}, hovermode="closest")
     figure.update_xaxes(visible=False).update_yaxes(visible=False, scaleanchor="x")
     return figure, sum(standing)
+
+
+def hover_texts(taxonomy: Taxonomy, chosen: Sequence[int]) -> list[str]:
+    """Cluster and text of some points, in Plotly's few tags."""
+    names, points = {node.path: node.name for node in taxonomy.nodes}, taxonomy.points
+    places = {path: plotly_safe(named_path(path, names) or names[ROOT_ID], 80) for path in set(points.path)}
+    return [f"<b>{places[points.path[each]]}</b><br>{plotly_safe(points.text[each], 100)}" for each in chosen]
 
 
 # --- two clusters --------------------------------------------------------------------------------------------

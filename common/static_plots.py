@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.assignment import ancestors
 from common.cluster_tree import ROOT_ID
 from common.html import printable, shorten
-from common.palette import COLOURS, GREY, INK, PAPER, RAMP, SOFT
+from common.palette import COLOURS, GREY, INK, PAPER, RAMP, SOFT, Paint
 from common.report_page import share
-from common.taxonomy import Taxonomy, TaxonomyNode, measure, measures_of
+from common.taxonomy import Taxonomy, TaxonomyNode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,43 +79,6 @@ def tree_height(taxonomy: Taxonomy) -> float:
 
 
 # --- colours -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Paint:
-    """What a colour stands for: top-level clusters, or a measure from `low` to `high` (then `title` names it)."""
-
-    groups: Mapping[str, int]
-    key: str = "cluster"
-    title: str = ""
-    low: float = 0.0
-    high: float = 1.0
-
-    @staticmethod
-    def of(taxonomy: Taxonomy, key: str) -> Paint:
-        groups = {node.path: number for number, node in enumerate(taxonomy.children()[ROOT_ID])}
-        if key == "cluster":
-            return Paint(groups)
-        values = [value for node in taxonomy.clusters if (value := measure(node, key)) is not None]
-        title = next(each.title for each in measures_of(taxonomy) if each.key == key)
-        low = 0.0 if key == "noise_share" else min(values)
-        return Paint(groups, key, title, low, max(values))
-
-    def colour(self, node: TaxonomyNode) -> str:
-        """A cluster's colour; grey for the root and where it has no value."""
-        from matplotlib.colors import to_hex
-
-        if self.key == "cluster":
-            group = self.group(node.path)
-            return GREY if group is None else COLOURS[group % len(COLOURS)]
-        value = measure(node, self.key)
-        if value is None or node.path == ROOT_ID:
-            return GREY
-        return to_hex(ramp()((value - self.low) / (self.high - self.low) if self.high > self.low else 0.5))
-
-    def group(self, path: str) -> int | None:
-        """The number of the top-level cluster that a path lies in."""
-        return self.groups.get((ancestors(path) or [""])[0])
 
 
 def ramp() -> LinearSegmentedColormap:

@@ -32,7 +32,8 @@ class Visit:
     """An opened page and everything it logged or asked for."""
 
     def __init__(self, browser: Any, file: Path, **options: Any) -> None:
-        self.context = browser.new_context(**options)
+        # Smooth scrolling would move what a test is about to click.
+        self.context = browser.new_context(**{"reduced_motion": "reduce"} | options)
         self.page = self.context.new_page()
         self.logged: list[str] = []
         self.requested: list[str] = []

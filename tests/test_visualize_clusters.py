@@ -286,7 +286,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def opened(browser, page_file) -> Iterator[Visit]:
-    visit = Visit(browser, page_file, viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    visit = Visit(browser, page_file, viewport={"width": 1280, "height": 900})
     yield visit
     visit.context.close()
 
@@ -564,14 +564,7 @@ def test_an_address_names_a_cluster(browser, page_file):
 
 
 def test_a_tap_on_a_phone_opens_a_cluster_and_its_description_is_one_tap_away(browser, page_file):
-    visit = Visit(
-        browser,
-        page_file,
-        viewport={"width": 390, "height": 844},
-        has_touch=True,
-        is_mobile=True,
-        reduced_motion="reduce",
-    )
+    visit = Visit(browser, page_file, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = visit.page
     page.locator("#plot").scroll_into_view_if_needed()
     box = page.locator("#plot").bounding_box()

@@ -12,8 +12,8 @@ import pytest
 
 from common.cluster_tree import ROOT_ID
 from common.html import asset
-from common.palette import COLOURS, RAMP
-from common.static_plots import DPI, PAPER, Paint, draw, ink_on, leaves, save, slots, spread
+from common.palette import COLOURS, PAPER, RAMP, Paint
+from common.static_plots import DPI, draw, ink_on, leaves, save, slots, spread
 from common.taxonomy import Errors, Points, Taxonomy, TaxonomyNode
 
 HOSTILE = "$\\frac{1}{0}$ </text><script>x</script> \x07 " + "long " * 30

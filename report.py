@@ -1,8 +1,8 @@
 """Every artifact of a config -> one standalone HTML page.
 
-Reads   data/documents, chunks, vectors, neighbours, clusters, names, map
+Reads   data/documents, chunks, vectors, neighbours, clusters, names, map, annotations
 Writes  data/report/<key>/: report.html, one file that works without a network: stage table, map, cluster tree,
-        example searches, what was dropped, warnings
+        example searches, annotated outputs, what was dropped, warnings
 Run     uv run report.py configs/quickstart.py report.map_points=5000
 """
 
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from annotate_with_clusters import ANNOTATIONS
 from cluster_corpus import CLUSTERS
 from common.cli import run_script
 from common.stages import Job, Session, Stage
@@ -28,7 +29,7 @@ from search import ALL_STAGES, NEIGHBOURS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from common.report_page import ClusterView, Dropped, MapPoints, Report, Search, StageRow
+    from common.report_page import ClusterView, Dropped, MapPoints, Outputs, PlacedOutput, Report, Search, StageRow
 
 EXAMPLES_OF_DROPPED = 3
 
@@ -54,6 +55,7 @@ def gather(config: Config, inputs: Mapping[str, Artifact]) -> Report:
         points=map_points(inputs),
         stages=tuple(stage_row(artifact) for artifact in inputs.values()),
         searches=searches(inputs["neighbours"].table("neighbours.parquet")),
+        outputs=outputs(inputs["annotations"], config),
         dropped=tuple(dropped(inputs)),
         warnings=tuple(warnings(inputs)),
         hover_chars=config.report.hover_chars,
@@ -128,6 +130,50 @@ def searches(neighbours: pa.Table) -> tuple[Search, ...]:
             found.append(Search(row["query"], "" if row["stage_group"] == ALL_STAGES else row["stage_group"], ()))
         found[-1] = replace(found[-1], hits=(*found[-1].hits, hit))
     return tuple(found)
+
+
+def outputs(annotations: Artifact, config: Config) -> Outputs:
+    """Where the annotated outputs fall; empty when there are none."""
+    from common.report_page import OutputGroup, Outputs
+
+    if not annotations.rows:
+        return Outputs()
+    analysis = annotations.json("analysis.json")
+    groups = tuple(
+        OutputGroup(
+            name=group_name(place["variant"], place["model"]),
+            outputs=place["outputs"],
+            outside=place["outside"],
+            low=place["low"],
+            high=place["high"],
+            clusters=tuple((each["name"], each["outputs"]) for each in place["clusters"] if each["cluster_id"]),
+        )
+        for place in analysis["places"]
+    )
+    table = annotations.table("annotations.parquet")
+    graded = table["correct"].drop_null().to_pylist()
+    return Outputs(groups, tuple(placed_outputs(table)), config.annotation.alpha, len(graded), graded.count(False))
+
+
+def group_name(variant: str | None, model: str | None) -> str:
+    """What a kind of outputs is called: `answer · model`, one of the two, or `outputs`."""
+    return " · ".join(part for part in (variant, model) if part) or "outputs"
+
+
+def placed_outputs(table: pa.Table) -> Iterable[PlacedOutput]:
+    """Of each kind the output nearest to the corpus and the farthest, ties by their order."""
+    from common.report_page import PlacedOutput
+
+    levels = [name for name in table.column_names if name.startswith("cluster_depth_")]
+    rows = table.select(["text", "variant", "model", "distance", "percentile", "outside", *levels]).to_pylist()
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(group_name(row["variant"], row["model"]), []).append(row)
+    for name, mine in sorted(kinds.items()):
+        mine.sort(key=lambda row: row["distance"])
+        for row in (mine[0], mine[-1]) if len(mine) > 1 else mine:
+            path = tuple(row[level] for level in levels if row[level])
+            yield PlacedOutput(name, row["text"], path, row["distance"], row["percentile"], row["outside"])
 
 
 def dropped(inputs: Mapping[str, Artifact]) -> Iterable[Dropped]:
@@ -213,10 +259,10 @@ def compute_report(job: Job) -> int:
 REPORT = Stage(
     name="report",
     script="report.py",
-    version=1,
+    version=2,
     settings=report_settings,
     compute=compute_report,
-    inputs=(DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP),
+    inputs=(DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATIONS),
 )
 
 

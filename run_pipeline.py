@@ -1,7 +1,8 @@
 """The main job: every core stage of a config, in order; what is finished is reused.
 
 Reads   a config (its corpora: installed packages, local files or hub datasets)
-Writes  data/<stage>/<key>/ for documents, chunks, vectors, neighbours, clusters, names, map, report
+Writes  data/<stage>/<key>/ for documents, chunks, vectors, neighbours, clusters, names, map, annotations,
+        taxonomy, report
 Run     uv run run_pipeline.py configs/quickstart.py
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from annotate_with_clusters import ANNOTATIONS
 from cluster_corpus import CLUSTERS
 from common.cli import run_script
 from common.stages import Session
@@ -18,8 +20,9 @@ from name_clusters import NAMES, print_named_tree
 from prepare_data import DOCUMENTS
 from report import REPORT
 from search import NEIGHBOURS, print_neighbours
+from visualize_clusters import TAXONOMY
 
-STAGES = (DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, REPORT)
+STAGES = (DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATIONS, TAXONOMY, REPORT)
 
 
 def present(session: Session, args: Namespace) -> object:

@@ -121,6 +121,49 @@ class Search:
 
 
 @dataclass(frozen=True)
+class OutputGroup:
+    """Outputs of one kind (a variant, a model), and the top-level clusters that hold most of them.
+
+    Args:
+        low, high: interval of the share that is outside the corpus.
+        clusters: (name, outputs), the most first.
+    """
+
+    name: str
+    outputs: int
+    outside: int
+    low: float
+    high: float
+    clusters: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class PlacedOutput:
+    """One output: the names of the clusters on its path, coarse to fine, and how far from the corpus it lies.
+
+    `percentile` is the share of the corpus's own chunks that are nearer to the rest of it than this output is.
+    """
+
+    group: str
+    text: str
+    path: tuple[str, ...]
+    distance: float
+    percentile: float
+    outside: bool
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The annotated outputs: their kinds, a few to read, and how many were right or wrong (0 where none says)."""
+
+    groups: tuple[OutputGroup, ...] = ()
+    examples: tuple[PlacedOutput, ...] = ()
+    alpha: float = 0.05
+    graded: int = 0
+    wrong: int = 0
+
+
+@dataclass(frozen=True)
 class Dropped:
     """Rows set aside for one reason, with a few of them to read."""
 
@@ -146,6 +189,7 @@ class Report:
     points: MapPoints
     stages: tuple[StageRow, ...]
     searches: tuple[Search, ...] = ()
+    outputs: Outputs = Outputs()
     dropped: tuple[Dropped, ...] = ()
     warnings: tuple[str, ...] = ()
     hover_chars: int = 200
@@ -226,8 +270,9 @@ def tiles(report: Report) -> Html:
 
 def header(report: Report) -> Html:
     """Title, summary, figures, links."""
-    links = [("map", "Map"), ("clusters", "Clusters"), ("searches", "Searches"), ("dropped", "What was dropped")]
-    links.append(("stages", "How it was made"))
+    links = [("map", "Map"), ("clusters", "Clusters"), ("searches", "Searches")]
+    links += [("outputs", "Outputs")] if report.outputs.groups else []
+    links += [("dropped", "What was dropped"), ("stages", "How it was made")]
     items = (tag("li", tag("a", title, href=f"#{target}")) for target, title in links)
     return tag(
         "header",
@@ -387,6 +432,56 @@ def _search(search: Search) -> Html:
     return join([heading, table(("rank", "distance", "stage", "source", "text"), rows, numeric=(0, 1))])
 
 
+def outputs_section(report: Report) -> Html:
+    """Where the annotated outputs fall; nothing when the config names none."""
+    outputs = report.outputs
+    if not outputs.groups:
+        return Html("")
+    note = (
+        "Texts that are not of the corpus, placed in its cluster tree by their nearest chunks. One is outside when it "
+        f"is farther from them than all but {share(outputs.alpha, 1)} of the corpus's own chunks are from the rest. "
+        f"{_graded(outputs)}All of them, with tests: "
+    )
+    rows = (
+        (group.name, f"{group.outputs:,}", _outside_share(group), _common_clusters(group)) for group in outputs.groups
+    )
+    placed = (
+        (
+            item.group,
+            corpus_text(item.text, EXCERPT_CHARS, "div"),
+            "outside the corpus" if item.outside else tag("bdi", " › ".join(item.path) or "the whole corpus"),
+            f"{item.distance:.3f}",
+            share(item.percentile, 1),
+        )
+        for item in outputs.examples
+    )
+    farther = "corpus chunks nearer"
+    return section(
+        "outputs",
+        "Annotated outputs",
+        tag("p", note, tag("code", "uv run annotate_with_clusters.py CONFIG"), class_="note"),
+        table(("outputs", "count", "outside the corpus", "most of them in"), rows, numeric=(1,)),
+        tag("h3", "The nearest and the farthest of each"),
+        table(("outputs", "text", "clusters", "distance", farther), placed, numeric=(3, 4)),
+    )
+
+
+def _graded(outputs: Outputs) -> str:
+    if not outputs.graded:
+        return ""
+    return f"{outputs.wrong:,} of {outputs.graded:,} graded answers are wrong. "
+
+
+def _outside_share(group: OutputGroup) -> str:
+    interval = f"{share(group.low, 1)} to {share(group.high, 1)}"
+    return f"{group.outside:,} · {share(group.outside, group.outputs)} ({interval})"
+
+
+def _common_clusters(group: OutputGroup, most: int = 3) -> Html:
+    items = (tag("li", tag("bdi", name), f" · {share(count, group.outputs)}") for name, count in group.clusters[:most])
+    return tag("ul", *items, class_="plain")
+
+
 def dropped_section(report: Report) -> Html:
     """What is in the input but not in the taxonomy."""
     if not report.dropped:
@@ -530,6 +625,7 @@ def render(report: Report) -> str:
         map_section(report),
         tree_section(report),
         searches_section(report),
+        outputs_section(report),
         dropped_section(report),
         stages_section(report),
         id="content",

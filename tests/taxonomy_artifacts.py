@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from annotate_with_clusters import annotation_table
-from common.annotation_analysis import Annotated, difficulty, errors, shifts
+from common.annotation_analysis import Annotated, difficulty, errors, places_of, shifts
 from common.assignment import ancestors
 from common.outputs import Annotation, Output
 from common.store import Artifact, Part, Store
@@ -54,14 +54,14 @@ def write_annotations(part: Part, names: dict[str, dict[str, object]]) -> None:
     """As the stage writes them, by its own functions."""
     outputs, places = (list(column) for column in zip(*annotated(), strict=True))
     given = Annotated(outputs, places, names)
-    answers = {"errors": errors, "shifts": shifts, "difficulty": difficulty}
+    answers = {"places": places_of, "errors": errors, "shifts": shifts, "difficulty": difficulty}
     part.write_table("annotations.parquet", annotation_table(outputs, places, names, 2))
     part.write_json("analysis.json", {name: answer(given, ANNOTATION) for name, answer in answers.items()})
 
 
 def write_no_annotations(part: Part, names: dict[str, dict[str, object]]) -> None:
     part.write_table("annotations.parquet", annotation_table([], [], names, 2))
-    part.write_json("analysis.json", {"errors": None, "shifts": None, "difficulty": None})
+    part.write_json("analysis.json", {"places": [], "errors": None, "shifts": None, "difficulty": None})
 
 
 def publish_inputs(data_dir: Path, config: Config, *, with_outputs: bool) -> dict[str, Artifact]:

@@ -21,7 +21,6 @@ from common.report_page import NOISE, ClusterView, Report, render, script_data, 
 from common.stages import Job
 from common.store import Artifact, Part
 from config import Config, EmbeddingConfig
-from map_chunks import MAP
 from report import REPORT, compute_report, gather, report_settings
 from tests.browser import Visit, headless_chromium, until
 from tests.report_artifacts import (
@@ -31,8 +30,8 @@ from tests.report_artifacts import (
     HOSTILE_TEXT,
     build,
     corpus_texts,
-    publish_all,
 )
+from tests.taxonomy_artifacts import HOSTILE_MODEL, publish_inputs
 
 CONFIG = Config(name='tiny <b>"run"</b>')
 CHUNKS = len(corpus_texts())
@@ -42,8 +41,7 @@ CHUNKS = len(corpus_texts())
 def made(tmp_path_factory) -> dict[str, Artifact]:
     """Artifacts of every stage, the map and the report included."""
     folder = tmp_path_factory.mktemp("data")
-    inputs = publish_all(folder)
-    inputs["map"] = build(folder, MAP, CONFIG, {name: inputs[name] for name in ("chunks", "vectors")})
+    inputs = publish_inputs(folder, CONFIG, with_outputs=True)
     return {**inputs, "report": build(folder, REPORT, CONFIG, dict(inputs))}
 
 
@@ -70,6 +68,32 @@ def markup(page_file) -> str:
 def test_the_page_depends_on_the_name_and_on_what_a_point_tells():
     for other in (replace(CONFIG, name="other"), replace(CONFIG, report=replace(CONFIG.report, hover_chars=50))):
         assert report_settings(other) != report_settings(CONFIG)
+
+
+# --- annotated outputs ---------------------------------------------------------------------------------------
+
+
+def test_outputs_are_grouped_with_their_places_and_a_near_and_a_far_one_of_each(shown, upstream):
+    table = upstream["annotations"].table("annotations.parquet").to_pylist()
+    groups = {group.name: group for group in shown.outputs.groups}
+    assert set(groups) == {"ground_truth", "answer · two", f"answer · {HOSTILE_MODEL}"}
+    for name, group in groups.items():
+        mine = [row for row in table if " · ".join(filter(None, (row["variant"], row["model"]))) == name]
+        assert (group.outputs, group.outside) == (len(mine), sum(row["outside"] for row in mine))
+        assert group.low <= group.outside / group.outputs <= group.high
+        assert sum(count for _, count in group.clusters) == group.outputs - group.outside
+        near, far = (item for item in shown.outputs.examples if item.group == name)
+        assert near.distance == min(row["distance"] for row in mine)
+        assert far.distance == max(row["distance"] for row in mine)
+    assert shown.outputs.graded == sum(row["correct"] is not None for row in table)
+    assert shown.outputs.wrong == sum(row["correct"] is False for row in table)
+
+
+def test_a_config_without_outputs_has_a_page_without_them(tmp_path):
+    inputs = publish_inputs(tmp_path, CONFIG, with_outputs=False)
+    markup = render(gather(CONFIG, inputs))
+    assert 'id="outputs"' not in markup
+    assert 'href="#outputs"' not in markup
 
 
 # --- what is gathered ----------------------------------------------------------------------------------------

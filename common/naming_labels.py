@@ -6,9 +6,12 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from common.console import one_line
 from common.keyphrases import stems, stop_words
 
 FEWEST_WORDS, MOST_WORDS, MOST_CHARS = 2, 5, 60
+# Of a reply that is refused, which may be anything, so much is kept.
+_SHOWN_CHARS = 80
 # Letters of one word in scripts that put no spaces between words: from one to about six.
 _UNSPACED_WORD = 6
 _UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
@@ -61,7 +64,7 @@ def judge(reply: str, *, cut: bool = False) -> Verdict:
     label, alone = _first_line(_THOUGHT.sub("", reply))
     label = bare(label)
     problem = "cut at naming.max_tokens" if cut and alone else problem_of(label)
-    return Verdict(None if problem else label, problem, label)
+    return Verdict(None if problem else label, problem, one_line(label, _SHOWN_CHARS))
 
 
 def _first_line(reply: str) -> tuple[str, bool]:

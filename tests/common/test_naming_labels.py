@@ -86,11 +86,18 @@ def test_a_label_that_was_cut_is_refused_unless_it_was_complete():
     assert judge("Sparse matrices\nbecause the texts", cut=True).label == "Sparse matrices"
 
 
+def test_of_a_refused_reply_a_line_is_kept():
+    verdict = judge("Sparse \x1b[31m" + "matrix " * 500)
+    assert verdict.shown.startswith("Sparse [31m matrix")
+    assert len(verdict.shown) == 80
+
+
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(st.text(max_size=80))
 def test_no_reply_breaks_it_and_every_label_is_printable_and_short(reply):
     verdict = judge(reply)
     assert (verdict.label is None) != (verdict.problem is None)
+    assert "\x1b" not in verdict.shown
     if verdict.label is not None:
         assert verdict.label.replace("\u200c", "").replace("\u200d", "").isprintable()
         assert len(verdict.label) <= 60

@@ -198,16 +198,20 @@ async def _answer_shards(job: Job, shards: Sequence[Sequence[Request]]) -> dict[
     settings = job.config.generation
     held: dict[int, list[Rollout]] = {}
     budget = Budget(settings)
-    for number, requests in enumerate(shards):
-        if job.part.finished(_shard_name(number)):
-            continue
-        rollouts = await generate_many(requests, settings, job.cache_dir, progress=job.progress, budget=budget)
-        if all(rollout.ok for rollout in rollouts):
-            write_shard(job.part, number, rollouts)
-            continue
-        held[number] = rollouts
-        if _ended(rollouts):
-            break
+    with job.progress.bar("rollouts", sum(map(len, shards))) as bar:
+        for number, requests in enumerate(shards):
+            if job.part.finished(_shard_name(number)):
+                bar.advance(len(requests))
+                continue
+            rollouts = await generate_many(
+                requests, settings, job.cache_dir, budget=budget, on_done=lambda rollout: bar.advance()
+            )
+            if all(rollout.ok for rollout in rollouts):
+                write_shard(job.part, number, rollouts)
+                continue
+            held[number] = rollouts
+            if _ended(rollouts):
+                break
     return held
 
 
@@ -224,11 +228,8 @@ def _refuse_failures(held: Mapping[int, Sequence[Rollout]], total: int, job: Job
     names = [name for name in job.part.finished_names() if name.startswith("rollouts-")]
     answered = sum(rollout.ok for rollouts in held.values() for rollout in rollouts)
     answered += sum(len(job.part.read_table(name, ["draw"])) for name in names)
-    remedy = (
-        ""
-        if stopped
-        else f"; rollouts.max_failures={math.ceil(1000 * len(failed) / total) / 1000:g} would go on without the others"
-    )
+    share = math.ceil(1000 * len(failed) / total) / 1000
+    remedy = "" if stopped else f"; rollouts.max_failures={share:g} would go on without the others"
     raise UserError(
         f"{answered:,} of {total:,} completions are there and kept; no answer: {failures_in_words(failed)}; "
         f"run the same command to ask for the rest{remedy}"

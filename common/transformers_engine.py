@@ -62,7 +62,7 @@ class TransformersEngine:
         rows, refused = _rows_of(calls, loaded)
         for call, failure in refused:
             deliver(call, failure)
-        for batch in batches_of(rows, settings.batch_tokens):
+        for batch in batches_of(rows, settings.batch_tokens, loaded.context):
             for row, outcome in zip(batch, await _in_thread(batch, loaded, self.model_id, on_text), strict=True):
                 deliver(row.call, outcome)
 
@@ -91,22 +91,25 @@ def _rows_of(calls: Sequence[Call], loaded: LoadedModel) -> tuple[list[Row], lis
     return rows, refused
 
 
-def batches_of(rows: Sequence[Row], budget: int) -> list[list[Row]]:
+def batches_of(rows: Sequence[Row], budget: int, context: int | None = None) -> list[list[Row]]:
     """Rows in batches of similar length, longest first, so that memory runs out at once or never.
 
     Args:
         budget: tokens of a batch, padding and completions included; a single row may exceed it.
+        context: tokens that the model holds. A row that is done goes on being computed with its batch, and a model
+            with learned positions has none beyond its context.
     """
     batches: list[list[Row]] = []
     widest = most = 0
     for row in sorted(rows, key=lambda each: (-len(each.ids), -each.most)):
-        wider, more = max(widest, len(row.ids)), max(most, row.most)
-        if batches and (len(batches[-1]) + 1) * (wider + more) <= budget:
+        length = max(widest, len(row.ids)) + max(most, row.most)
+        fits = context is None or length <= context
+        if batches and fits and (len(batches[-1]) + 1) * length <= budget:
             batches[-1].append(row)
+            most = max(most, row.most)
         else:
             batches.append([row])
-            wider, more = len(row.ids), row.most
-        widest, most = wider, more
+            widest, most = len(row.ids), row.most
     return batches
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from common.chat_prompts import prompt_ids, prompt_text
 from common.errors import UserError
@@ -203,6 +203,20 @@ def test_the_context_bounds_prompt_and_answer(settings, cache):
     assert answered.ok
 
 
+def test_learned_positions_end_with_the_context(settings, cache, tmp_path):
+    """A row that fills the context shares no batch with one that goes on beyond it: there are no positions left."""
+    folder = tmp_path / "gpt2"
+    shutil.copytree(settings.model, folder)
+    size = len(AutoTokenizer.from_pretrained(folder))
+    shape: Any = {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.4}
+    GPT2LMHeadModel(GPT2Config(vocab_size=size, **shape)).save_pretrained(folder)
+    sampling = SamplingConfig(max_tokens=20)
+    settings = replace(settings, model=str(folder), format="text", sampling=sampling)
+    rollouts = generate_all(requests(settings, ["a b c d e f g h i j k l m n", "a"]), settings, cache)
+    assert [rollout.error for rollout in rollouts] == [None, None]
+    assert [(each.prompt_tokens or 0) + (each.completion_tokens or 0) for each in rollouts] == [32, 22]
+
+
 # --- streams -------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +291,7 @@ def test_batches_hold_every_row_once_and_keep_to_the_budget(settings):
     assert len(batches_of(rows, 1)) == len(rows)
     assert len(batches_of(rows, 10**6)) == 1
     assert batches_of([], 10) == []
+    assert len(batches_of([Row(call, [0] * 90, 10), Row(call, [0] * 20, 80)], 10**6, context=100)) == 2
 
 
 def test_padding_is_on_the_left_and_masked():

@@ -88,7 +88,7 @@ def test_a_label_that_was_cut_is_refused_unless_it_was_complete():
 
 def test_of_a_refused_reply_a_line_is_kept():
     verdict = judge("Sparse \x1b[31m" + "matrix " * 500)
-    assert verdict.shown.startswith("Sparse [31m matrix")
+    assert verdict.shown.startswith("Sparse [31mmatrix")
     assert len(verdict.shown) == 80
 
 

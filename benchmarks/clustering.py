@@ -603,10 +603,15 @@ def print_quality(corpus: Corpus, results: Sequence[Scored]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for number, level in enumerate(corpus.levels):
         for item in results:
-            table.add_row(level, item.method, *_level_cells(item.levels[number]))
+            table.add_row(level, short(item.method), *_level_cells(item.levels[number]))
         table.add_section()
     stdout().print(f"\n{corpus.name}: {len(corpus.vectors):,} x {corpus.vectors.shape[1]}; {sizes}\n", markup=False)
     stdout().print(table)
+
+
+def short(method: str) -> str:
+    """A name for a narrow column."""
+    return method.replace(", given k", " (k)")
 
 
 def _level_cells(at: AtLevel) -> list[str]:
@@ -626,11 +631,11 @@ def _level_cells(at: AtLevel) -> list[str]:
 
 def print_means(results: Sequence[Scored]) -> None:
     """One line a method: its scores averaged over the levels, and what it cost."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from common.console import stdout
 
-    table = Table("over all levels", box=None, pad_edge=False, header_style="bold")
+    table = Table(Column("over all levels", no_wrap=True), box=None, pad_edge=False, header_style="bold")
     for name in (
         "depth",
         "leaves",

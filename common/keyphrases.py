@@ -221,7 +221,7 @@ wives wife knives knife halves half wolves wolf nuclei nucleus fungi fungus stim
 genera genus loci locus
 """
 _IRREGULAR = _IRREGULAR_TEXT.split()
-_SINGULAR = dict(zip(_IRREGULAR[::2], _IRREGULAR[1::2], strict=True))
+_SINGULAR: dict[str, str] = dict(zip(_IRREGULAR[::2], _IRREGULAR[1::2], strict=True))
 
 
 @lru_cache(maxsize=100_000)

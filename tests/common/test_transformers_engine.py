@@ -207,9 +207,9 @@ def test_learned_positions_end_with_the_context(settings, cache, tmp_path):
     """A row that fills the context shares no batch with one that goes on beyond it: there are no positions left."""
     folder = tmp_path / "gpt2"
     shutil.copytree(settings.model, folder)
-    size = len(AutoTokenizer.from_pretrained(folder))
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     shape: Any = {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.4}
-    GPT2LMHeadModel(GPT2Config(vocab_size=size, **shape)).save_pretrained(folder)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
     sampling = SamplingConfig(max_tokens=20)
     settings = replace(settings, model=str(folder), format="text", sampling=sampling)
     rollouts = generate_all(requests(settings, ["a b c d e f g h i j k l m n", "a"]), settings, cache)

@@ -481,7 +481,7 @@ def print_warnings(session: Session) -> None:
         stderr().print(f"warning: {warning}", style="yellow", markup=False)
 
 
-def present(session: Session, args: Namespace) -> object:
+def present(session: Session, args: Namespace) -> dict[str, Any]:
     """Counts by level and agreement between seeds on stdout, warnings on stderr."""
     stats = session.load(CLUSTERS).json("stats.json")
     print_warnings(session)

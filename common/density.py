@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Engine = Literal["hdbscan", "sklearn", "fast_hdbscan", "evoc"]
 
 # The extra of pyproject.toml that brings an engine's package, for those that a plain install does without.
-EXTRAS = {"fast_hdbscan": "fast-hdbscan", "evoc": "evoc"}
+EXTRAS: dict[Engine, str] = {"fast_hdbscan": "fast-hdbscan", "evoc": "evoc"}
 # EVoC's own principal components need as many rows as its embedding has dimensions.
 EVOC_ROWS = 4
 

@@ -13,6 +13,7 @@ from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +170,7 @@ def test_the_adaptive_preset_makes_the_same_artifact_with_its_evidence(tmp_path,
     root = load_tree(artifact)
     validate(root)
     assert root.children
+    assert root.evidence is not None
     assert root.evidence["passed"]
     assert root.evidence["statistic"] > root.evidence["null_mean"]
     table = artifact.table("assignments.parquet").to_pydict()
@@ -215,15 +217,12 @@ def test_chunks_outside_the_fitted_sample_join_its_clusters(sampled):
     assert right > 0.9 * len(clustered)
 
 
-def test_the_sample_is_chosen_by_hash_and_its_tree_does_not_depend_on_the_others(sampled, tmp_path):
+def test_the_sample_is_chosen_by_hash_and_its_tree_does_not_depend_on_the_others(sampled, tmp_path, monkeypatch):
     """A block at a time or all at once, the others join at the same places."""
     before = sampled.load(CLUSTERS)
     again = session_of(tmp_path, clustering=replace(SMALL, fit_rows=130))
-    cluster_corpus.JOIN_BLOCK, whole = 17, cluster_corpus.JOIN_BLOCK
-    try:
-        after = again.run(CLUSTERS)
-    finally:
-        cluster_corpus.JOIN_BLOCK = whole
+    monkeypatch.setattr(cluster_corpus, "JOIN_BLOCK", 17)
+    after = again.run(CLUSTERS)
     for name in ("tree.json", "assignments.parquet", "stats.json"):
         assert after.path(name).read_bytes() == before.path(name).read_bytes(), name
 
@@ -257,6 +256,7 @@ import os, signal, sys
 import cluster_corpus
 from common.stages import Session
 from pathlib import Path
+from typing import Any
 from tests.planted import planted_config
 real, saved = cluster_corpus.ScratchStore.save, []
 def save(self, cluster_id, split):
@@ -326,6 +326,7 @@ def test_recursive_cluster_is_usable_on_arrays():
         assert tree.texts_of(child.cluster_id) == [texts[row] for row in child.indices]
         assert np.array_equal(tree.embeddings_of(child.cluster_id), vectors[child.indices])
     assert sorted({*tree.filled}) == ["0", "1", "2"]
+    assert tree.strength is not None
     assert ((tree.strength > 0) & (tree.strength <= 1)).all()
     with pytest.raises(KeyError, match="no cluster '9'"):
         tree.node("9")
@@ -347,6 +348,7 @@ def test_a_subtree_is_grown_as_if_at_its_depth():
     """Sizes shrink and levels are counted from the depth given; ids start anew."""
     tree = recursive_cluster(blobs(), None, None, 2, 3, 0.1, silhouette_threshold=1.0)
     assert (tree.root.cluster_id, tree.root.depth) == (ROOT_ID, 2)
+    assert tree.root.parameters is not None
     assert tree.root.parameters.min_cluster_size == 12, "50 / 2^2, above 180 * 0.1 * 0.7^2"
     assert {child.why_stopped for child in tree.root.children} == {"max_depth"}
 
@@ -359,7 +361,12 @@ def test_a_refit_replaces_the_vectors_below_the_root():
         asked.append(len(rows))
         return np.eye(2)[hidden[rows]] + np.random.default_rng(0).normal(scale=0.05, size=(len(rows), 2))
 
-    options = {"base_pct": 0.2, "silhouette_threshold": 1.0, "max_depth": 2, "min_cluster_size_root": 10}
+    options: dict[str, Any] = {
+        "base_pct": 0.2,
+        "silhouette_threshold": 1.0,
+        "max_depth": 2,
+        "min_cluster_size_root": 10,
+    }
     tree = recursive_cluster(vectors, refit=refit, **options)
     assert asked == [child.size for child in tree.root.children]
     for child in tree.root.children:
@@ -390,6 +397,7 @@ def test_texts_that_were_not_given_cannot_be_asked_for():
 STAGE_RUN = """
 import sys
 from pathlib import Path
+from typing import Any
 from dataclasses import replace
 from cluster_corpus import CLUSTERS
 from common.stages import Session

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
 
@@ -51,10 +49,8 @@ def brute_force(vectors: np.ndarray, root: ClusterNode, row: int, k: int) -> str
     weight = {each: 1 / max(1 - float(units[each] @ units[row]), 1e-6) for each in nearest}
     here = top
     while here.children:
-        totals = Counter()
-        for child in here.children:
-            totals[child.cluster_id] = sum(w for each, w in weight.items() if each in child.indices)
-        here = find(here, totals.most_common(1)[0][0])
+        inside = [sum(w for each, w in weight.items() if each in child.indices) for child in here.children]
+        here = here.children[int(np.argmax(inside))]
         weight = {each: w for each, w in weight.items() if each in here.indices}
     return here.cluster_id
 

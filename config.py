@@ -464,8 +464,8 @@ class ExtensionConfig(Section):
     refit_farther: float = setting(
         0.64, gt=0.5, le=1.0, help="... where new chunks are farther than the corpus's own with this chance"
     )
-    refit_shares: float = setting(
-        0.3, gt=0.0, le=1.0, help="... where the clusters' shares differ by this much (Cramer's V)"
+    refit_growth: float = setting(
+        1.0, gt=0.0, help="... where a cluster's share grows, and its size by more than this factor"
     )
     outside_shown: int = setting(20, ge=0, help="outside documents whose texts are kept, the farthest first")
     confidence: float = setting(0.95, gt=0.5, lt=1.0)

@@ -368,7 +368,6 @@ def compute(job: Job) -> int:
     """Place the new chunks, compare them with the corpus's own, and write both; returns the number of new chunks."""
     import numpy as np
 
-
     fitted = load_fitted(job.inputs["vectors"], job.inputs["clusters"])
     corpus, new = list_chunks(job.inputs["chunks"]), list_chunks(job.inputs["extension_chunks"])
     placed = place_new(job, fitted)
@@ -377,7 +376,7 @@ def compute(job: Job) -> int:
     known = np.array([digest in texts for digest in new.digests], dtype=bool)
     table = assignment_table(placed, new, known, beside, job.config.extension.alpha)
     job.part.write_table("assignments.parquet", table)
-    job.part.write_json("drift.json", drift_report(job, table, new, known, beside))
+    job.part.write_json("drift.json", drift_report(job, table, new, known, beside, fitted))
     return len(table)
 
 
@@ -414,13 +413,18 @@ def assignment_table(
 
 
 def drift_report(
-    job: Job, table: pa.Table, new: ChunkList, known: Bool[np.ndarray, " chunks"], beside: Beside
+    job: Job,
+    table: pa.Table,
+    new: ChunkList,
+    known: Bool[np.ndarray, " chunks"],
+    beside: Beside,
+    fitted: Fitted,
 ) -> dict[str, Any]:
     """What `drift.json` holds: counts, the comparison (null where every new chunk is known), texts outside."""
     import numpy as np
 
     from common.dedup import sample_ranks
-    from common.drift import PlacedChunks, as_json, measure_drift, whole_documents
+    from common.drift import PlacedChunks, TreeSizes, as_json, measure_drift, whole_documents
 
     settings, outside = job.config.extension, table["outside"].to_numpy(zero_copy_only=False)
     counts = {
@@ -437,7 +441,10 @@ def drift_report(
     chosen = unknown[whole_documents(beside.new.document[unknown], ranks[unknown], COMPARED_CHUNKS)]
     leaves = [beside.new.leaves[row] for row in chosen.tolist()]
     compared = PlacedChunks(beside.new.document[chosen], beside.new.distances[chosen], leaves)
-    return {"counts": counts, "drift": as_json(measure_drift(beside.old, compared, settings)), "outside": shown}
+    places = table["filled_path"].to_pylist()
+    sizes = TreeSizes.of(fitted.filled, (places[row] for row in unknown.tolist()))
+    found = measure_drift(beside.old, compared, sizes, settings)
+    return {"counts": counts, "drift": as_json(found), "outside": shown}
 
 
 def outside_texts(job: Job, table: pa.Table, new: ChunkList, count: int) -> list[dict[str, Any]]:
@@ -544,12 +551,12 @@ def _print_clusters(
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("id", no_wrap=True)
     table.add_column("cluster", no_wrap=True, overflow="ellipsis", max_width=36)
-    for header in ("new chunks", "share", "of the corpus", "q"):
+    for header in ("chunks", "new", "share of new", "of the corpus", "q"):
         table.add_column(header, justify="right", no_wrap=True)
     for each in grown[:shown]:
         shares = (f"{each['new_share']:.1%}", f"{each['old_share']:.1%}", f"{each['q']:.2g}")
         name = Text(one_line(names.get(each["cluster_id"], "")))
-        table.add_row(each["cluster_id"], name, f"{each['new_chunks']:,}", *shares)
+        table.add_row(each["cluster_id"], name, f"{each['size']:,}", f"+{each['added']:,}", *shares)
     print_whole(console, table)
 
 

@@ -16,7 +16,8 @@ the corpus was, that share is called drifted. A refit is recommended only where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -203,9 +204,18 @@ class ShareShift:
 
 @dataclass(frozen=True)
 class ClusterGrowth:
-    """One cluster's share of the new and of the old chunks. `q` is over all clusters of the tree that hold a chunk."""
+    """One cluster's share of the new and of the old chunks.
+
+    Args:
+        size: chunks of the corpus in it.
+        added: new chunks in it, those that were not compared too.
+        new_chunks: those compared.
+        q: over all clusters of the tree that hold a chunk.
+    """
 
     cluster_id: str
+    size: int
+    added: int
     new_chunks: int
     new_share: float
     new_interval: Interval
@@ -219,6 +229,24 @@ class ClusterGrowth:
     def difference(self) -> float:
         return self.new_share - self.old_share
 
+    @property
+    def growth(self) -> float:
+        """How many new chunks there are for each of the corpus."""
+        return self.added / max(self.size, 1)
+
+
+@dataclass(frozen=True)
+class TreeSizes:
+    """Chunks of the corpus, and new ones, in every cluster and below it."""
+
+    corpus: Mapping[str, int]
+    added: Mapping[str, int]
+
+    @classmethod
+    def of(cls, corpus: Iterable[str], added: Iterable[str]) -> TreeSizes:
+        """Count from the leaves of all chunks."""
+        return cls(*(Counter(node for path in paths for node in ancestors(path)) for paths in (corpus, added)))
+
 
 def _mixture(old: PlacedChunks, new: PlacedChunks, depth: int | None, settings: ExtensionConfig) -> Mixture:
     """Old and new in the leaves, or in the nodes of one depth (and leaves above it)."""
@@ -231,7 +259,9 @@ def _mixture(old: PlacedChunks, new: PlacedChunks, depth: int | None, settings: 
     return mixture(document, classes, labels, names.tolist(), ("old", "new"), confidence=settings.confidence, **options)
 
 
-def cluster_growth(old: PlacedChunks, new: PlacedChunks, settings: ExtensionConfig) -> list[ClusterGrowth]:
+def cluster_growth(
+    old: PlacedChunks, new: PlacedChunks, sizes: TreeSizes, settings: ExtensionConfig
+) -> list[ClusterGrowth]:
     """Every cluster with a chunk, at every depth, those whose share grew most first."""
     depth = max((len(ancestors(path)) for path in (*old.leaves, *new.leaves)), default=0)
     found: dict[str, ClassMixture] = {}
@@ -240,7 +270,7 @@ def cluster_growth(old: PlacedChunks, new: PlacedChunks, settings: ExtensionConf
         found = {each.name: each for each in _mixture(old, new, level, settings).classes} | found
     clusters = list(corrected([each for name, each in found.items() if name != ROOT_ID]))
     shares = list(_shares_of(old, new, [each.name for each in clusters], settings.confidence))
-    grown = [_growth(each, *both) for each, both in zip(clusters, shares, strict=True)]
+    grown = [_growth(each, *both, sizes) for each, both in zip(clusters, shares, strict=True)]
     return sorted(grown, key=lambda each: (-each.difference, each.cluster_id))
 
 
@@ -258,9 +288,10 @@ def _shares_of(
         yield both[OLD], both[NEW]
 
 
-def _growth(tested: ClassMixture, old: LabelShare, new: LabelShare) -> ClusterGrowth:
-    shares = (new.rows, new.share, new.interval, old.share, old.interval)
-    return ClusterGrowth(tested.name, *shares, tested.p, tested.q, tested.v)
+def _growth(tested: ClassMixture, old: LabelShare, new: LabelShare, sizes: TreeSizes) -> ClusterGrowth:
+    chunks = (sizes.corpus.get(tested.name, 0), sizes.added.get(tested.name, 0), new.rows)
+    shares = (new.share, new.interval, old.share, old.interval)
+    return ClusterGrowth(tested.name, *chunks, *shares, tested.p, tested.q, tested.v)
 
 
 # --- the verdict ---------------------------------------------------------------------------------------------
@@ -298,8 +329,11 @@ class Drift:
         return "no refit needed: no drift found"
 
 
-def measure_drift(old: PlacedChunks, new: PlacedChunks, settings: ExtensionConfig) -> Drift:
+def measure_drift(old: PlacedChunks, new: PlacedChunks, sizes: TreeSizes, settings: ExtensionConfig) -> Drift:
     """Compare new chunks with held-out chunks of the corpus.
+
+    Args:
+        sizes: of the clusters, all chunks counted.
 
     Raises:
         ValueError: there are no chunks on one side.
@@ -311,6 +345,7 @@ def measure_drift(old: PlacedChunks, new: PlacedChunks, settings: ExtensionConfi
     outside = _outside(old, new, distances.p_outside, adjusted[0], settings)
     shift = _shift(old, new, distances, adjusted[1], settings)
     shares = ShareShift(len(leaves.classes), leaves.p, adjusted[2], leaves.v, leaves.interval)
+    clusters = tuple(cluster_growth(old, new, sizes, settings))
     return Drift(
         len(new.document),
         new.documents,
@@ -319,22 +354,28 @@ def measure_drift(old: PlacedChunks, new: PlacedChunks, settings: ExtensionConfi
         outside,
         shift,
         shares,
-        tuple(cluster_growth(old, new, settings)),
+        clusters,
         min(adjusted) <= settings.level,
-        tuple(_reasons(outside, shift, shares, settings)),
+        tuple(_reasons(outside, shift, shares, clusters, settings)),
         rule(settings),
     )
 
 
 def _reasons(
-    outside: OutsideShare, shift: DistanceShift, shares: ShareShift, settings: ExtensionConfig
+    outside: OutsideShare,
+    shift: DistanceShift,
+    shares: ShareShift,
+    clusters: Sequence[ClusterGrowth],
+    settings: ExtensionConfig,
 ) -> Iterator[str]:
     if outside.p_holm <= settings.level and outside.interval.low > settings.refit_outside:
         yield f"{outside.share:.0%} of the new chunks lie outside the corpus, {outside.expected:.0%} would be expected"
     if shift.p_holm <= settings.level and shift.farther >= settings.refit_farther:
         yield f"a new chunk is farther from the corpus than one of its own with a chance of {shift.farther:.0%}"
-    if shares.p_holm <= settings.level and shares.v >= settings.refit_shares:
-        yield f"the clusters' shares differ (V {shares.v:.2f})"
+    grown = [each for each in clusters if each.q <= settings.level and each.difference > 0]
+    largest = max(grown, key=lambda each: each.growth, default=None)
+    if shares.p_holm <= settings.level and largest is not None and largest.growth > settings.refit_growth:
+        yield f"cluster {largest.cluster_id} grows from {largest.size:,} chunks to {largest.size + largest.added:,}"
 
 
 def rule(settings: ExtensionConfig) -> str:
@@ -343,7 +384,8 @@ def rule(settings: ExtensionConfig) -> str:
         f"a refit is recommended where a test finds drift (permuting documents, three tests, Holm's correction, p <= "
         f"{settings.level:g}) and its effect is large: the interval of the share outside lies above "
         f"{settings.refit_outside:.0%}, or a new chunk is farther than an old one with a chance of at least "
-        f"{settings.refit_farther:.0%}, or V of the clusters' shares is at least {settings.refit_shares:g}"
+        f"{settings.refit_farther:.0%}, or a cluster whose share grew gets more than {settings.refit_growth:g} new "
+        f"chunks for each of its own"
     )
 
 

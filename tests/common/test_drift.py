@@ -10,6 +10,7 @@ import pytest
 from common.assignment import Calibration
 from common.drift import (
     PlacedChunks,
+    TreeSizes,
     cluster_growth,
     measure_drift,
     rule,
@@ -22,6 +23,7 @@ from config import ExtensionConfig
 
 LEAVES = ("0", "1.0", "1.1", "2")
 SETTINGS = ExtensionConfig(permutations=199)
+NO_SIZES = TreeSizes({}, {})
 
 
 def placed(
@@ -45,7 +47,7 @@ def placed(
 def test_documents_drawn_alike_are_called_drifted_as_rarely_as_stated():
     draw, found = np.random.default_rng(0), []
     for _ in range(100):
-        found.append(measure_drift(placed(60, draw), placed(40, draw), replace(SETTINGS, permutations=99)))
+        found.append(measure_drift(placed(60, draw), placed(40, draw), NO_SIZES, replace(SETTINGS, permutations=99)))
     assert np.mean([each.drifted for each in found]) <= 0.1
     assert not any(each.reasons for each in found if not each.drifted)
     for name in ("outside", "distance", "shares"):
@@ -58,13 +60,13 @@ def test_chunks_taken_as_independent_would_raise_false_alarms():
     for _ in range(30):
         old, new = placed(60, draw), placed(40, draw)
         alone = [replace(each, document=np.arange(len(each.document))) for each in (old, new)]
-        found.append(measure_drift(*alone, replace(SETTINGS, permutations=99)).drifted)
+        found.append(measure_drift(*alone, NO_SIZES, replace(SETTINGS, permutations=99)).drifted)
     assert np.mean(found) > 0.2
 
 
 def test_documents_about_something_else_call_for_a_refit():
     draw = np.random.default_rng(1)
-    found = measure_drift(placed(150, draw), placed(80, draw, farther=0.2), SETTINGS)
+    found = measure_drift(placed(150, draw), placed(80, draw, farther=0.2), NO_SIZES, SETTINGS)
     assert found.drifted
     assert found.outside.interval.low > 0.5 > found.outside.expected
     assert found.distance.farther > 0.95
@@ -76,29 +78,34 @@ def test_documents_about_something_else_call_for_a_refit():
 
 def test_other_shares_of_known_clusters_are_drift_and_name_the_cluster_that_grows():
     draw = np.random.default_rng(2)
-    found = measure_drift(placed(200, draw), placed(200, draw, shares=(0.1, 0.1, 0.1, 0.7)), SETTINGS)
+    old, new = placed(200, draw), placed(200, draw, shares=(0.1, 0.1, 0.1, 0.7))
+    sizes = TreeSizes({"0": 200, "1": 300, "1.0": 100, "1.1": 200, "2": 70}, {"2": 500})
+    found = measure_drift(old, new, sizes, SETTINGS)
     assert found.drifted
     assert found.outside.p > 0.05 < found.distance.p
     assert found.shares.v > 0.4
-    assert found.reasons == (f"the clusters' shares differ (V {found.shares.v:.2f})",)
+    assert found.reasons == ("cluster 2 grows from 70 chunks to 570",)
     grown = found.clusters[0]
     assert grown.cluster_id == "2"
     assert grown.q <= 0.05
     assert grown.new_interval.low > grown.old_interval.high
     assert found.clusters[-1].cluster_id == "0"
+    small = measure_drift(old, new, replace(sizes, added={"2": 60}), SETTINGS)
+    assert small.drifted
+    assert small.reasons == (), "so few new chunks leave the tree as it was"
 
 
 def test_a_small_drift_is_reported_and_calls_for_no_refit():
     draw = np.random.default_rng(3)
-    found = measure_drift(placed(600, draw), placed(600, draw, farther=0.012), SETTINGS)
+    found = measure_drift(placed(600, draw), placed(600, draw, farther=0.012), NO_SIZES, SETTINGS)
     assert found.drifted
     assert found.reasons == ()
     assert found.verdict == "no refit needed: the new documents differ from the corpus, but not by much"
 
 
 def test_the_rule_states_the_limits_that_are_set():
-    words = rule(replace(SETTINGS, level=0.01, refit_outside=0.2, refit_farther=0.8, refit_shares=0.4))
-    assert all(part in words for part in ("p <= 0.01", "20%", "80%", "0.4"))
+    words = rule(replace(SETTINGS, level=0.01, refit_outside=0.2, refit_farther=0.8, refit_growth=3.0))
+    assert all(part in words for part in ("p <= 0.01", "20%", "80%", "more than 3 new"))
 
 
 # --- statistics ----------------------------------------------------------------------------------------------
@@ -148,10 +155,13 @@ def test_p_values_are_those_of_all_ways_to_deal_the_labels_out():
 def test_growth_counts_inner_clusters_with_what_lies_below_them():
     draw = np.random.default_rng(6)
     old, new = placed(50, draw), placed(30, draw)
-    found = {each.cluster_id: each for each in cluster_growth(old, new, SETTINGS)}
+    found = {each.cluster_id: each for each in cluster_growth(old, new, TreeSizes.of(old.leaves, new.leaves), SETTINGS)}
     assert set(found) == {"0", "1", "1.0", "1.1", "2"}
     assert found["1"].new_chunks == found["1.0"].new_chunks + found["1.1"].new_chunks
     assert found["1"].new_chunks == sum(path.startswith("1") for path in new.leaves)
+    assert (found["1"].size, found["1"].added) == tuple(
+        sum(path[0] == "1" for path in each.leaves) for each in (old, new)
+    )
     assert found["2"].old_share == pytest.approx(np.mean([path == "2" for path in old.leaves]))
 
 
@@ -171,6 +181,6 @@ def test_whole_documents_are_chosen_until_there_are_enough_chunks():
 def test_there_must_be_something_to_compare():
     none = PlacedChunks(np.array([], dtype=np.int64), np.array([]), [])
     with pytest.raises(ValueError, match="nothing to compare: 0 old"):
-        measure_drift(none, placed(5, np.random.default_rng(0)), SETTINGS)
+        measure_drift(none, placed(5, np.random.default_rng(0)), NO_SIZES, SETTINGS)
     with pytest.raises(ValueError, match="leaves: 1 for 2 chunks"):
         PlacedChunks(np.array([0, 0]), np.zeros(2), ["0"])

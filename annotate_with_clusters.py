@@ -253,36 +253,55 @@ def place(job: Job, windows: Windows, tree: FittedTree, check: SelfCheck) -> Pla
     placed, owners = np.unique(windows.owner[windows.known], return_inverse=True)
     settings = job.config.annotation
     assigned = assign(windows.vectors[windows.known], tree.vectors, tree.codes, settings.k, owners=owners)
-    if job.config.embedding.engine != "lsa":
-        return Places(placed, assigned, assigned.distances, check.calibration)
-    pieces, calibration = measure_by_lsa(job, windows.pieces, tree)
-    means = np.bincount(windows.owner, weights=pieces) / np.maximum(np.bincount(windows.owner), 1)
-    return Places(placed, assigned, means[placed], calibration)
+    plain = Places(placed, assigned, assigned.distances, check.calibration)
+    if job.config.embedding.engine != "lsa" or not len(placed):
+        return plain
+    measured = measure_by_lsa(job, windows.pieces, tree)
+    if measured is None:
+        return plain
+    sums, counts = np.bincount(windows.owner, weights=measured.distances), np.bincount(windows.owner)
+    return replace(plain, distances=(sums / np.maximum(counts, 1))[placed], calibration=measured.calibration)
 
 
-def measure_by_lsa(
-    job: Job, pieces: Sequence[str], tree: FittedTree
-) -> tuple[Float64[np.ndarray, " pieces"], Calibration]:
-    """Distances of texts from the corpus without its held-out documents, and those of the latter, ranked."""
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Distances of pieces of text from a corpus, and of its held-out chunks, ranked."""
+
+    distances: Float64[np.ndarray, " pieces"]
+    calibration: Calibration
+
+
+def measure_by_lsa(job: Job, pieces: Sequence[str], tree: FittedTree) -> Measured | None:
+    """Both from the other documents of the corpus, on which the model is fitted anew; None where there are none."""
     import numpy as np
 
     from common.assignment import Calibration
-    from common.drift import whole_documents
     from common.lsa_reference import LsaReference
 
-    settings, documents = job.config.annotation, tree.documents
-    order = np.random.default_rng(settings.seed).permutation(int(documents.max()) + 1).astype(np.uint64)
-    count = min(settings.calibration_chunks, int(HELD_OUT_SHARE * len(documents)) + 1)
-    held = whole_documents(documents, order[documents], count)
-    rest = np.setdiff1d(np.arange(len(documents)), held)
-    rest = rest[whole_documents(documents[rest], order[documents[rest]], REFERENCE_CHUNKS)]
+    held, rest = _held_out(tree, job.config.annotation)
     if not len(rest):
-        raise UserError("the corpus has too few documents to hold some out; add documents, or use another embedder")
+        return None
     texts = [read_chunks(job.inputs["chunks"], tree.chunk_rows[rows])["text"].to_pylist() for rows in (rest, held)]
     paths = [tree.codes.path(code) for code in tree.codes.deepest[rest].tolist()]
     reference = LsaReference.fit(texts[0], paths, paths, job.config.embedding)
-    theirs, ours = (reference.measure(each, settings.k).distances for each in (texts[1], pieces))
-    return ours, Calibration(np.sort(theirs))
+    theirs, ours = (reference.measure(each, job.config.annotation.k).distances for each in (texts[1], pieces))
+    return Measured(ours, Calibration(np.sort(theirs)))
+
+
+def _held_out(
+    tree: FittedTree, settings: AnnotationConfig
+) -> tuple[Int64[np.ndarray, " held"], Int64[np.ndarray, " rest"]]:
+    """Rows of whole documents drawn by chance, and of others."""
+    import numpy as np
+
+    from common.drift import whole_documents
+
+    documents = tree.documents
+    rank = np.random.default_rng(settings.seed).permutation(int(documents.max()) + 1).astype(np.uint64)[documents]
+    count = min(settings.calibration_chunks, int(HELD_OUT_SHARE * len(documents)) + 1)
+    held = whole_documents(documents, rank, count)
+    rest = np.setdiff1d(np.arange(len(documents)), held)
+    return held, rest[whole_documents(documents[rest], rank[rest], REFERENCE_CHUNKS)] if len(rest) else rest
 
 
 # --- the table -----------------------------------------------------------------------------------------------
@@ -369,29 +388,33 @@ def _column(values: Sequence[Any]) -> pa.Array:
 def compute(job: Job) -> int:
     """Read, place and analyse the outputs; returns their number."""
     from common.annotation_analysis import analyse
-    from common.assignment import self_check
-    from common.quality import normalise
 
-    settings, inputs = job.config.annotation, job.inputs
-    read = read_outputs(settings, inputs["chunks"], job.cache_dir)
-    form = job.config.prepare.unicode_form
-    outputs = [replace(each, text=normalise(each.text, form)) for each in read.outputs]
-    tree = load_fitted(inputs["chunks"], inputs["vectors"], inputs["clusters"], settings)
-    check = self_check(
-        tree.vectors,
-        tree.codes,
-        settings.k,
-        documents=tree.documents,
-        sample=settings.calibration_chunks,
-        seed=settings.seed,
-    )
+    settings, names = job.config.annotation, job.inputs["names"].json("names.json")
+    read = read_outputs(settings, job.inputs["chunks"], job.cache_dir)
+    outputs = _normalised(read.outputs, job.config)
+    tree = load_fitted(job.inputs["chunks"], job.inputs["vectors"], job.inputs["clusters"], settings)
+    check = check_tree(tree, settings)
     places = place(job, embed_windows(job, [each.text for each in outputs]), tree, check)
     annotations = annotations_of(places, len(outputs), settings.alpha)
-    names = inputs["names"].json("names.json")
     job.part.write_table("annotations.parquet", annotation_table(outputs, annotations, names, tree.codes.depth))
     job.part.write_table("dropped.parquet", _dropped_table(read.dropped))
     job.part.write_json("analysis.json", analyse(outputs, annotations, check, places.calibration, names, settings))
     return len(outputs)
+
+
+def _normalised(outputs: Sequence[Output], config: Config) -> list[Output]:
+    """Texts as the corpus's own are."""
+    from common.quality import normalise
+
+    return [replace(each, text=normalise(each.text, config.prepare.unicode_form)) for each in outputs]
+
+
+def check_tree(tree: FittedTree, settings: AnnotationConfig) -> SelfCheck:
+    """How well the tree places a sample of its own chunks."""
+    from common.assignment import self_check
+
+    sample, seed = settings.calibration_chunks, settings.seed
+    return self_check(tree.vectors, tree.codes, settings.k, documents=tree.documents, sample=sample, seed=seed)
 
 
 def _dropped_table(dropped: Sequence[BadRow]) -> pa.Table:

@@ -37,8 +37,8 @@ NoiseRule = Literal["vote", "abstain"]
 SAME_TEXT = 1e-6
 # Queries searched and voted on at a time.
 QUERY_BLOCK = 32_768
-# Neighbours looked at beyond k, where some may be left out.
-SPARE = 16
+# Neighbours looked at beyond k for those of a row's own document: as many as it has chunks, at most this.
+MOST_SPARE = 1_000
 NOWHERE = -1
 
 
@@ -405,9 +405,12 @@ def self_check(
     check_shape("paths", codes.codes, "rows depth", {"rows": len(vectors)})
     rows = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:sample])
     found = vectors[rows] if isinstance(vectors, np.ndarray) else vectors.take(rows)
-    near = top_k(vectors, found, k + SPARE, "cosine", threads=threads)
-    itself = near.indices == rows[:, None]
-    same = itself if documents is None else documents[near.indices] == documents[rows][:, None]
+    owner = np.arange(len(vectors)) if documents is None else np.unique(documents, return_inverse=True)[1]
+    # Nothing of a corpus of one document lies outside that document.
+    owner = owner if owner.max(initial=0) else np.arange(len(vectors))
+    spare = min(int(np.bincount(owner)[owner[rows]].max(initial=1)), MOST_SPARE)
+    near = top_k(vectors, found, k + spare, "cosine", threads=threads)
+    itself, same = near.indices == rows[:, None], owner[near.indices] == owner[rows][:, None]
     fitted = codes.codes[rows]
     own, held_out = (vote(near, codes, k, noise=noise, left_out=out) for out in (None, itself))
     distances = np.sort(vote(near, codes, k, noise=noise, left_out=same | itself).distances)

@@ -16,18 +16,27 @@ import pytest
 from rich.console import Console
 
 import annotate_with_clusters
-from annotate_with_clusters import ANNOTATIONS, NO_OUTPUTS, load_fitted, present, read_outputs
+from annotate_with_clusters import ANNOTATIONS, NO_OUTPUTS, _held_out, load_fitted, present, read_outputs
 from cluster_corpus import CLUSTERS, load_tree
 from common.annotation_report import print_analysis
 from common.assignment import ancestors
 from common.configs import load_config
 from common.errors import UserError
 from common.stages import Session
-from config import AnnotationConfig, ColumnsText, Config, FilesReader, OutputText, PackagesReader
+from config import (
+    AnnotationConfig,
+    ColumnsText,
+    Config,
+    FilesReader,
+    OutputText,
+    PackagesReader,
+    PrepareConfig,
+    SourceConfig,
+)
 from embed_chunks import CHUNKS, VECTORS
 from name_clusters import NAMES
 from prepare_data import DOCUMENTS
-from tests.planted import SUBTOPICS, TOPICS, planted_config
+from tests.planted import SUBTOPICS, TOPICS, planted_config, planted_texts
 
 NARROW = 80
 OUTSIDE_TEXT = "boat soil recipe yeast wave petal cumin buoy onion flare chilli trophy"
@@ -133,6 +142,39 @@ def test_what_is_unlike_the_corpus_is_outside_and_what_is_unknown_has_no_place(c
     assert [row["distance"] is None for row in found] == [False, True, True, False]
     counts = analysis_of(session)["outputs"]
     assert (counts["outside"], counts["unknown"]) == (1, 2)
+
+
+def test_of_texts_drawn_like_the_corpus_about_the_stated_share_is_outside(config, tmp_path):
+    """At 20%, 255 texts: within four standard errors, that of the 60 held-out ones included."""
+    rows = [{"text": row["text"]} for row in planted_texts(seed=1)]
+    found = rows_of(annotated(config, outputs=write_jsonl(tmp_path / "o.jsonl", rows), alpha=0.2))
+    assert np.mean([row["outside"] for row in found if row["distance"] is not None]) == pytest.approx(0.2, abs=0.17)
+
+
+def test_held_out_documents_are_whole(config):
+    session = annotated(config)
+    tree = load_fitted(*(session.load(stage) for stage in (CHUNKS, VECTORS, CLUSTERS)), AnnotationConfig())
+    split = replace(tree, documents=np.arange(len(tree.documents)) // 7)
+    held, rest = _held_out(split, AnnotationConfig(calibration_chunks=30))
+    assert 30 <= len(held) < 37 + 7
+    assert len(held) + len(rest) == len(tree.documents)
+    assert not set(split.documents[held]) & set(split.documents[rest])
+
+
+def test_a_corpus_of_one_document_is_measured_without_holding_any_out(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("\n\n".join(row["text"] for row in planted_texts(each=10)), encoding="utf-8")
+    source = SourceConfig(name="book", reader=FilesReader(paths=(str(path),)))
+    small = planted_config(tmp_path)
+    book = replace(
+        small,
+        prepare=PrepareConfig(sources=(source,)),
+        chunking=replace(small.chunking, max_tokens=32, overlap_pct=0.0),
+    )
+    for stage in (DOCUMENTS, CHUNKS, VECTORS, CLUSTERS, NAMES):
+        Session(book, "book.py").run(stage)
+    session = annotated(book, outputs=write_jsonl(tmp_path / "o.jsonl", [{"text": "bread flour dough oven yeast"}]))
+    assert rows_of(session)[0]["distance"] < 1
 
 
 @pytest.mark.parametrize(("labels", "column"), [("raw", "path"), ("filled", "filled_path")])

@@ -230,6 +230,15 @@ def test_chunks_of_the_own_document_do_not_make_the_corpus_look_dense():
     assert np.median(texts.calibration.distances) > 100 * np.median(chunks.calibration.distances)
 
 
+@pytest.mark.parametrize("documents", [np.zeros(120, np.int64), np.repeat([3, 7], 60)])
+def test_long_documents_leave_distances_to_rank_among(documents):
+    """60 chunks a document are more than k; and a corpus of one document has no other."""
+    vectors = np.random.default_rng(12).standard_normal((120, 8)).astype(np.float32)
+    calibration = self_check(vectors, ["0"] * 120, k=5, documents=documents).calibration
+    assert len(calibration.distances) == 120
+    assert (calibration.distances < 1.5).all()
+
+
 def test_p_values_by_hand():
     calibration = Calibration(np.array([0.1, 0.2, 0.2, 0.4]))
     np.testing.assert_allclose(calibration.p_values(np.array([0.05, 0.2, 0.5])), [5 / 5, 4 / 5, 1 / 5])
@@ -238,15 +247,15 @@ def test_p_values_by_hand():
 
 
 def test_of_new_texts_like_the_corpus_the_stated_share_is_turned_away():
-    """200 corpora: the mean share outside is alpha, which is what conformal p-values promise."""
+    """120 corpora: the mean share outside is alpha, which is what conformal p-values promise."""
     draw = np.random.default_rng(10)
     shares = []
-    for _ in range(200):
+    for _ in range(120):
         rows = draw.standard_normal((500, 5)).astype(np.float32)
         fitted, new = rows[:400], rows[400:]
         calibration = self_check(fitted, ["0"] * 400, k=5, sample=100, seed=int(draw.integers(1_000_000))).calibration
         shares.append(calibration.outside(assign(new, fitted, ["0"] * 400, k=5).distances, 0.1).mean())
-    assert np.mean(shares) == pytest.approx(0.1, abs=0.015)
+    assert np.mean(shares) == pytest.approx(0.1, abs=0.02)
 
 
 def test_what_lies_elsewhere_is_outside():

@@ -430,8 +430,10 @@ def serve(session: Session) -> None:
         raise ConfigError(
             f"the dashboard needs streamlit; to install and start it: {STREAMLIT} -- {session.config_path}"
         )
-    command = [sys.executable, "-m", "streamlit", "run", __file__, "--browser.gatherUsageStats=false", "--"]
-    subprocess.run([*command, session.config_path, *session.overrides], check=False)
+    # As .streamlit/config.toml says, which Streamlit reads only where it stands in the working directory.
+    options = ["--server.address=localhost", "--browser.gatherUsageStats=false", "--server.fileWatcherType=none"]
+    command = [sys.executable, "-m", "streamlit", "run", __file__, *options]
+    subprocess.run([*command, "--", session.config_path, *session.overrides], check=False)
 
 
 def under_streamlit() -> bool:

@@ -5,6 +5,7 @@ Text of a corpus is shown by elements that take it as it is (tables, `st.text`),
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -243,11 +244,18 @@ def tree_figure(taxonomy: Taxonomy, colour: str, kind: str) -> go.Figure:
     draw = {"treemap": go.Treemap, "icicle": go.Icicle, "sunburst": go.Sunburst}[kind]
     labels = [plotly_safe(name, 40) for name in names]
     trace = draw(ids=ids, parents=parents, labels=labels, values=values, branchvalues="total", marker=marker)
-    trace.update(maxdepth=3, hovertemplate="%{label}<br>%{value:,} chunks<extra></extra>")
+    trace.update(maxdepth=3, text=[*(hint(node) for node in taxonomy.nodes), *("" for _ in noisy)], textinfo="label")
+    trace.update(hovertemplate="<b>%{label}</b><br>%{value:,} chunks%{text}<extra></extra>")
     if colour == "cluster":
         trace.update(textfont={"color": ["gray", *([INK] * (len(ids) - 1))]})
     figure = go.Figure(trace, {"height": 480, "margin": {"l": 0, "r": 0, "t": 10, "b": 0}})
     return figure.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
+
+
+def hint(node: TaxonomyNode) -> str:
+    """A few lines of a cluster's most central text, for hovering."""
+    lines = textwrap.wrap(shorten(node.central[0].text, 180), 56) if node.central else []
+    return "".join(f"<br>{plotly_safe(line, 60)}" for line in lines)
 
 
 def legend(taxonomy: Taxonomy, colour: str) -> str:

@@ -31,7 +31,7 @@ def headless_chromium() -> Iterator[Any]:
 class Visit:
     """An opened page and everything it logged or asked for."""
 
-    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
+    def __init__(self, browser: Any, file: Path, fragment: str = "", **options: Any) -> None:
         # Smooth scrolling would move what a test is about to click.
         self.context = browser.new_context(**{"reduced_motion": "reduce"} | options)
         self.page = self.context.new_page()
@@ -40,7 +40,7 @@ class Visit:
         self.page.on("console", lambda message: self.logged.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.logged.append(f"pageerror: {error}"))
         self.page.on("request", lambda request: self.requested.append(request.url))
-        self.page.goto(file.as_uri())
+        self.page.goto(file.as_uri() + fragment)
         self.page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
 
 

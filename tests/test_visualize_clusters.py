@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,7 @@ def test_intervals_are_those_of_the_analysis_and_hold_the_rate(taxonomy, inputs)
 
 
 def test_difficulty_is_the_mean_share_of_wrong_answers_to_the_questions(taxonomy):
-    graded: dict[str, list[bool]] = {}
+    graded: dict[str | None, list[bool]] = {}
     rows = [(output, place) for output, place in annotated() if not place.outside]
     for output, _ in rows:
         if output.correct is not None:
@@ -468,6 +467,15 @@ def test_the_colour_follows_the_menu_in_tree_map_and_legend(page, taxonomy):
     assert min(distance(pixel(page, n)[:3], (0x1D, 0x11, 0x47)) for n in inside) < 90
 
 
+def test_hovering_a_tile_shows_a_central_text_as_text(page):
+    page.evaluate("scrollTo(0, 0)")
+    page.locator("#tree-plot g.slice", has_text="matrix").first.hover(position={"x": 12, "y": 8})
+    until(
+        page, "document.querySelector('#tree-plot .hoverlayer').textContent.includes('</script><script>window.pwned')"
+    )
+    assert page.locator("#tree-plot .hoverlayer img").count() == 0
+
+
 def test_hovering_and_clicking_a_point_shows_its_text_as_text(page):
     page.locator("#plot").scroll_into_view_if_needed()
     box = page.locator("#plot").bounding_box()
@@ -557,8 +565,7 @@ def test_hostile_text_ran_nothing_and_one_file_was_requested(opened):
 
 
 def test_an_address_names_a_cluster(browser, page_file):
-    address = SimpleNamespace(as_uri=lambda: page_file.as_uri() + "#cluster-0.0")
-    visit = Visit(browser, address, viewport={"width": 900, "height": 700})
+    visit = Visit(browser, page_file, "#cluster-0.0", viewport={"width": 900, "height": 700})
     assert visit.page.inner_text("#panel h2") == "inverse"
     visit.context.close()
 

@@ -165,6 +165,17 @@
     return rows;
   }
 
+  // A few lines of a cluster's most central text, for hovering.
+  function hint(tile) {
+    const [first] = tile.kind === "node" ? nodes[tile.index].central ?? [] : [];
+    const words = first ? clip(texts[first[0]], 180).split(" ") : [], lines = [""];
+    for (const word of words) {
+      if (lines.at(-1).length + word.length > 56) lines.push("");
+      lines.push(`${lines.pop()} ${clip(word, 56)}`.trim());
+    }
+    return words.length ? `<br>“${lines.map(plain).join("<br>")}”` : "";
+  }
+
   const deepestBelow = (index) => Math.max(0, ...children[index].map((child) => 1 + deepestBelow(child)));
 
   async function drawTree() {
@@ -190,8 +201,8 @@
       ids: tiles.map((tile) => tile.id), parents: tiles.map((tile) => tile.parent), values: tiles.map((tile) => tile.value),
       labels: tiles.map(label),
       text: tiles.map((tile) => number(tile.value)), textinfo: treemap || (state.view === "icicle" && narrow) ? "label+text" : "label",
-      customdata: tiles.map((tile) => [tile.index, plain(clip(tile.kind === "node" ? wayTo(tile.index) || tile.name : tile.name, 160)), percent(tile.value, whole)]),
-      hovertemplate: "%{customdata[1]}<br>%{text} chunks · %{customdata[2]}<extra></extra>",
+      customdata: tiles.map((tile) => [tile.index, plain(clip(tile.kind === "node" ? wayTo(tile.index) || tile.name : tile.name, 160)), percent(tile.value, whole), hint(tile)]),
+      hovertemplate: "<b>%{customdata[1]}</b><br>%{text} chunks · %{customdata[2]}%{customdata[3]}<extra></extra>",
       marker: {
         colors: colours,
         line: {

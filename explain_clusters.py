@@ -287,14 +287,15 @@ def print_overview(found: Mapping[str, Any], names: Mapping[str, str], console: 
     from common.console import one_line, print_whole
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("id", no_wrap=True)
-    table.add_column("cluster", no_wrap=True, overflow="ellipsis", max_width=22)
-    for header in ("AUC", "interval", "permuted"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column(
-        "speaks for it (log-odds)", no_wrap=True, overflow="ellipsis", max_width=max(24, console.width - 78)
-    )
-    table.add_column("told by", no_wrap=True, overflow="ellipsis", max_width=24)
+    ids = max((len(cluster_id) for cluster_id in found["clusters"]), default=2)
+    # Numbers are of no use cut: names and words give way. Two columns of space stand between.
+    words = max(24, console.width - ids - 22 - 5 - 9 - 8 - 22 - 12)
+    table.add_column("id", no_wrap=True, width=ids)
+    table.add_column("cluster", no_wrap=True, overflow="ellipsis", width=22)
+    for header, width in (("AUC", 5), ("interval", 9), ("permuted", 8)):
+        table.add_column(header, justify="right", no_wrap=True, width=width)
+    table.add_column("speaks for it (log-odds)", no_wrap=True, overflow="ellipsis", width=words)
+    table.add_column("told by", no_wrap=True, overflow="ellipsis", width=22)
     for cluster_id, cluster in found["clusters"].items():
         view = cluster["models"]["terms"]
         table.add_row(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -187,13 +187,20 @@ class Reading:
     weights: Float64[np.ndarray, " used"] | None
 
 
-Model = Callable[["csr_matrix", "Bool[np.ndarray, ' rows']", "csr_matrix"], Reading]
+class Model(Protocol):
+    """Fits on some rows and judges others; without `explained` no SHAP values are computed (`places` is empty)."""
+
+    def __call__(
+        self, train: csr_matrix, positive: Bool[np.ndarray, " rows"], judged: csr_matrix, *, explained: bool = True
+    ) -> Reading: ...
 
 
 def linear_model(settings: ExplainConfig) -> Model:
     """Logistic regression with an L1 penalty, both classes weighted alike."""
 
-    def read(train: csr_matrix, positive: Bool[np.ndarray, " rows"], judged: csr_matrix) -> Reading:
+    def read(
+        train: csr_matrix, positive: Bool[np.ndarray, " rows"], judged: csr_matrix, *, explained: bool = True
+    ) -> Reading:
         from sklearn.linear_model import LogisticRegression
 
         # scikit-learn 1.8 renamed `penalty` to `l1_ratio` for this solver too.
@@ -226,7 +233,9 @@ def tree_model(settings: ExplainConfig) -> Model:
     """
     require_shap()
 
-    def read(train: csr_matrix, positive: Bool[np.ndarray, " rows"], judged: csr_matrix) -> Reading:
+    def read(
+        train: csr_matrix, positive: Bool[np.ndarray, " rows"], judged: csr_matrix, *, explained: bool = True
+    ) -> Reading:
         import shap
         from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -239,7 +248,10 @@ def tree_model(settings: ExplainConfig) -> Model:
             early_stopping=False,
             random_state=settings.seed,
         ).fit(train[:, places].toarray(), positive)
-        explainer, dense = shap.TreeExplainer(model), judged[:, places].toarray()
+        dense = judged[:, places].toarray()
+        if not explained:
+            return Reading(model.decision_function(dense), 0.0, np.zeros((len(dense), 0)), places[:0], None)
+        explainer = shap.TreeExplainer(model)
         base = float(np.ravel(explainer.expected_value)[0])
         return Reading(model.decision_function(dense), base, explainer.shap_values(dense), places, None)
 
@@ -464,7 +476,7 @@ class _Split:
         columns = tuple(self._column(column, mine) for column in self.columns)
         refits = []
         for labels, margins in zip(permuted, refit_margins, strict=True):
-            margins[child] = self._read(TERMS, labels == child).margins
+            margins[child] = self._read(TERMS, labels == child, explained=False).margins
             refits.append(auc(margins[child], (labels == child)[siblings.held_out]))
         shap = tuple(self._shap_rows(name, readings[name], views[name], mine) for name in views)
         told = tuple(column.column for column in columns if _tells(column.separation, views[TERMS].separation))
@@ -472,9 +484,9 @@ class _Split:
         found = Explanation(child, int(mine.sum()), documents, views, columns, told, tuple(refits), shap)
         return found, readings[TERMS].margins
 
-    def _read(self, name: str, mine: Bool[np.ndarray, " rows"]) -> Reading:
+    def _read(self, name: str, mine: Bool[np.ndarray, " rows"], *, explained: bool = True) -> Reading:
         values, train = self.features[name].values, ~self.siblings.held_out
-        return self.model(values[train], mine[train], values[~train])
+        return self.model(values[train], mine[train], values[~train], explained=explained)
 
     def _score(self, scores: Float[np.ndarray, " held_out"], mine: Bool[np.ndarray, " rows"]) -> Separation:
         held = self.siblings.held_out

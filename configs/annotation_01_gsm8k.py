@@ -1,4 +1,4 @@
-"""Four models' graded answers to GSM8K, placed in the clusters of its training set: do errors follow clusters?
+r"""Four models' graded answers to GSM8K, placed in the clusters of its training set: do errors follow clusters?
 
 The data are not in the repository (MIT licence, github.com/openai/grade-school-math, folder grade_school_math/data):
 

@@ -1,12 +1,17 @@
 """The `adaptive` preset: a tree of clusters in which every split has passed a test against structureless vectors.
 
-One node at a time, the same question at every depth. The node's rows are seen from their own mean (`zoomed`), each is
-joined to its nearest twentieth among a sample of them (`common.landmark_graph`), and the graph is cut into the
-communities of the highest modularity: how many is the graph's answer, not a setting. A node is split only if its
-modularity lies above that of Gaussian vectors with the node's own mean and covariance. Nothing here knows labels.
+Three scales, each a graph cut into the communities of the highest modularity, so that how many there are is the
+graph's answer and not a setting. All see rows from their own mean (`zoomed`) and discount hubs.
 
-Deterministic: products run on one BLAS thread each, ties go to the lower row, and all draws are seeded by the
-settings and the node's id.
+- The root is cut where neighbourhoods are a twentieth of all rows: the few broad subjects.
+- Its children are cut in the one graph of the `topic_neighbors` nearest rows of the whole corpus: the scale is the
+  same for all of them, so that a subject of one topic stays whole while its sibling falls into ten.
+- Deeper, a node is seen for itself: its own mean, its own neighbours, a twentieth of its own rows. There everything
+  has some structure, so a split must also be found again in either half of the rows.
+
+Any node is split only if its rows are more structured than Gaussian vectors of their mean and covariance. Nothing
+here knows labels. Deterministic: products run on one BLAS thread each, ties go to the lower row, neighbours are
+sampled evenly by row, and the draws that are left (orders of visits, null vectors, halves) are seeded.
 """
 
 from __future__ import annotations
@@ -20,12 +25,21 @@ import numpy as np
 
 from common.cluster_tree import ROOT_ID, ClusterNode, SplitParameters, child_id, validate
 from common.landmark_graph import nearest_landmarks, neighbour_graph, zoomed
-from common.modularity import Graph, communities, merge, modularity
+from common.modularity import Graph, communities, from_groups, grouped, merge, modularity
 from common.shapes import check_shape
+from common.tree_scores import adjusted_rand
 from common.units import unit_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Int32, Int64
+
+
+# A row is surely in a child that holds more than this share of its neighbourhood.
+HALF = 0.5
+# Orders in which the groups of a start are visited: there are few groups, so many cost little.
+STARTS = 10
+# Rows that vote on where a row left out of a half belongs.
+VOTERS = 15
 
 
 @dataclass(frozen=True)
@@ -34,16 +48,19 @@ class AdaptiveSettings:
 
     Args:
         n_neighbors: each row is joined to at least so many.
-        neighborhood: and to at least this share of the landmarks.
-        landmarks: rows of a node that can be neighbours; a node of fewer rows has all of its own.
+        neighborhood: and, where a node is seen for itself, to at least this share of its landmarks.
+        landmarks: rows of a node that can then be neighbours, evenly spaced; a node of fewer rows has all of its own.
+        topic_neighbors: neighbours of each row in the graph that the root's children are cut in.
+        topic_landmarks: rows that can be neighbours there.
         max_depth: depth of the deepest clusters; the root is 0.
         max_children: a node is cut into at most so many.
         min_cluster_size: of a child.
-        orders: Louvain runs of which the best is taken.
+        orders: Louvain runs of which the best is taken, at the root from as many different starts.
         test_rows: a split is tested on so many of the node's rows.
         null_draws: Gaussian samples it is compared with.
         min_excess: a split's modularity exceeds the mean of the null by at least so much,
         min_deviations: and by so many of the null's standard deviations.
+        min_stability: agreement (adjusted Rand index) of the splits of two halves of a deeper node, at least.
         max_noise: at most this share of a node's rows is noise.
         seed: of every draw.
     """
@@ -51,6 +68,8 @@ class AdaptiveSettings:
     n_neighbors: int = 15
     neighborhood: float = 0.05
     landmarks: int = 2048
+    topic_neighbors: int = 30
+    topic_landmarks: int = 20_000
     max_depth: int = 3
     max_children: int = 12
     min_cluster_size: int = 10
@@ -59,12 +78,14 @@ class AdaptiveSettings:
     null_draws: int = 8
     min_excess: float = 0.05
     min_deviations: float = 5.0
+    min_stability: float = 0.5
     max_noise: float = 0.25
     seed: int = 42
 
     def __post_init__(self) -> None:
         at_least = {"n_neighbors": 1, "landmarks": 4, "max_depth": 1, "max_children": 2, "min_cluster_size": 2}
         at_least |= {"orders": 1, "test_rows": 4, "null_draws": 2, "seed": 0}
+        at_least |= {"topic_neighbors": 1, "topic_landmarks": 4}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -83,6 +104,7 @@ class Evidence:
         deviations: (statistic - null_mean) / null_sd.
         rows: how many were compared.
         passed: whether the node is more structured than they are.
+        stability: agreement of the splits of its halves, where that was asked for.
     """
 
     statistic: float
@@ -91,6 +113,7 @@ class Evidence:
     deviations: float
     rows: int
     passed: bool
+    stability: float | None = None
 
     @property
     def excess(self) -> float:
@@ -161,22 +184,88 @@ class Split:
 
 
 def neighbourhood(rows: int, settings: AdaptiveSettings) -> int:
-    """How many neighbours a row of a node has among `rows` landmarks."""
+    """How many neighbours a row of a node has among `rows` landmarks, where the node is seen for itself."""
     return max(1, min(rows - 1, max(settings.n_neighbors, round(settings.neighborhood * rows))))
 
 
-def split(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> Split:
-    """Cut a node into communities; at least two rows."""
-    points = zoomed(vectors)
-    landmarks = sample(len(points), settings.landmarks, draw)
-    columns, _ = nearest_landmarks(points, landmarks, neighbourhood(len(landmarks), settings))
-    nearest = landmarks[columns]
-    graph = neighbour_graph(nearest)
+def topics(points: Float32[np.ndarray, "n d"], settings: AdaptiveSettings) -> Int64[np.ndarray, "n k"]:
+    """The nearest rows of every row, fewer in a small corpus: no wider than the neighbourhoods the root is cut in."""
+    landmarks = spaced(len(points), settings.topic_landmarks)
+    widest = max(settings.n_neighbors, round(settings.neighborhood * len(points)))
+    columns, _ = nearest_landmarks(points, landmarks, min(settings.topic_neighbors, widest, len(landmarks) - 1))
+    return landmarks[columns]
+
+
+def around(points: Float32[np.ndarray, "n d"], settings: AdaptiveSettings) -> Int64[np.ndarray, "n k"]:
+    """The nearest landmarks of every row of a node that is seen for itself."""
+    landmarks = spaced(len(points), settings.landmarks)
+    return landmarks[nearest_landmarks(points, landmarks, neighbourhood(len(landmarks), settings))[0]]
+
+
+def cut_root(
+    points: Float32[np.ndarray, "n d"],
+    near: Int64[np.ndarray, "n k"],
+    settings: AdaptiveSettings,
+    draw: np.random.Generator,
+) -> Split:
+    """Broad subjects, started from small groups of the finer graph: a fifth of the time, and a better optimum."""
+    nearest = around(points, settings)
+    graph, fine = neighbour_graph(nearest), neighbour_graph(near)
+    starts = [grouped(fine, order) for order in orders(len(points), settings.orders, draw)]
+    runs = [
+        from_groups(graph, start, orders(int(start.max()) + 1, STARTS, draw), order)
+        for start, order in zip(starts, orders(len(points), settings.orders, draw), strict=True)
+    ]
+    best = int(np.argmax([modularity(graph, labels) for labels in runs]))
+    return settled(points, graph, nearest, runs[best], settings)
+
+
+def cut(
+    points: Float32[np.ndarray, "n d"],
+    nearest: Int64[np.ndarray, "n k"],
+    settings: AdaptiveSettings,
+    draw: np.random.Generator,
+    whole: float | None = None,
+) -> Split:
+    """Communities of the graph of the rows' neighbours; -1 stands for a neighbour outside of the node."""
+    graph = neighbour_graph(nearest, whole)
     labels = communities(graph, orders(len(points), settings.orders, draw))
-    labels = few(graph, labels, settings.max_children)
-    labels = large(points, labels, settings.min_cluster_size)
-    support = (labels[nearest] == labels[:, None]).mean(axis=1, dtype=np.float64).astype(np.float32)
-    return Split(labels, support, _noise(support, settings.max_noise))
+    return settled(points, graph, nearest, labels, settings)
+
+
+def settled(
+    points: Float32[np.ndarray, "n d"],
+    graph: Graph,
+    nearest: Int64[np.ndarray, "n k"],
+    labels: Int32[np.ndarray, " n"],
+    settings: AdaptiveSettings,
+) -> Split:
+    """The communities that are not too many, nor too small to hold a majority around enough of their own rows."""
+    labels = large(points, few(graph, labels, settings.max_children), settings.min_cluster_size)
+    while True:
+        support = shares(nearest, labels)
+        sure = np.bincount(labels[support > HALF], minlength=int(labels.max()) + 1)
+        if len(sure) == 1 or sure.min() >= settings.min_cluster_size:
+            return Split(labels, support, _noise(support, settings.max_noise))
+        labels = without(points, labels, int(sure.argmin()))
+
+
+def shares(nearest: Int64[np.ndarray, "n k"], labels: Int32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """Share of every row's neighbours inside the node that have its own label; 0 where there are none."""
+    inside = nearest >= 0
+    same = ((labels[nearest] == labels[:, None]) & inside).sum(axis=1)
+    return (same / np.maximum(inside.sum(axis=1), 1)).astype(np.float32)
+
+
+def without(points: Float32[np.ndarray, "n d"], labels: Int32[np.ndarray, " n"], gone: int) -> Int32[np.ndarray, " n"]:
+    """The rows of one community given to the nearest means of the others; numbered anew, largest first."""
+    names = np.setdiff1d(labels, [gone])
+    return by_nearest_mean(points, labels, names)
+
+
+def spaced(rows: int, most: int) -> Int64[np.ndarray, " m"]:
+    """All rows, or so many of them at even distances: no draw, and a fair share of every part of a sorted corpus."""
+    return np.arange(rows) if rows <= most else np.arange(most) * rows // most
 
 
 def sample(rows: int, most: int, draw: np.random.Generator) -> Int64[np.ndarray, " m"]:
@@ -217,7 +306,13 @@ def large(
 ) -> Int32[np.ndarray, " n"]:
     """Communities of at least so many rows, largest first; the rows of smaller ones go to the nearest mean."""
     names, sizes = np.unique(labels, return_counts=True)
-    names = names[sizes >= smallest]
+    return by_nearest_mean(points, labels, names[sizes >= smallest])
+
+
+def by_nearest_mean(
+    points: Float32[np.ndarray, "n d"], labels: Int32[np.ndarray, " n"], names: Int32[np.ndarray, " kept"]
+) -> Int32[np.ndarray, " n"]:
+    """The named communities, largest first; the rows of others go to the nearest mean of theirs."""
     if len(names) < 2:
         return np.zeros(len(labels), dtype=np.int32)
     homeless = ~np.isin(labels, names)
@@ -232,7 +327,7 @@ def _noise(support: Float32[np.ndarray, " n"], most: float) -> Bool[np.ndarray, 
     """Rows without a majority in their child, but no more than the share allowed: the weakest, ties by row."""
     weak = np.argsort(support, kind="stable")[: int(most * len(support))]
     noise = np.zeros(len(support), dtype=bool)
-    noise[weak[support[weak] < 0.5]] = True
+    noise[weak[support[weak] <= HALF]] = True
     return noise
 
 
@@ -255,12 +350,35 @@ def evidence(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw
 
 
 def structure(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> float:
-    """Modularity of the best partition of the graph over all of the rows."""
+    """Modularity of the best partition of the graph of the `n_neighbors` nearest rows."""
     points = zoomed(vectors)
     n = len(points)
-    columns, _ = nearest_landmarks(points, np.arange(n), neighbourhood(n, settings))
+    columns, _ = nearest_landmarks(points, np.arange(n), min(settings.n_neighbors, n - 1))
     graph = neighbour_graph(columns)
     return modularity(graph, communities(graph, orders(n, 1, draw)))
+
+
+def stability(points: Float32[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> float:
+    """Agreement of the splits found in two halves of (a sample of) the rows, each carried to all by its nearest."""
+    rows = points[sample(len(points), 2 * settings.test_rows, draw)]
+    shuffled = draw.permutation(len(rows))
+    halves = [np.sort(shuffled[: len(rows) // 2]), np.sort(shuffled[len(rows) // 2 :])]
+    return adjusted_rand(*(_carried(rows, half, settings, draw) for half in halves))
+
+
+def _carried(
+    points: Float32[np.ndarray, "n d"],
+    half: Int64[np.ndarray, " h"],
+    settings: AdaptiveSettings,
+    draw: np.random.Generator,
+) -> Int64[np.ndarray, " n"]:
+    mine = points[half]
+    columns, _ = nearest_landmarks(mine, np.arange(len(half)), neighbourhood(len(half), settings))
+    labels = communities(neighbour_graph(columns), orders(len(half), settings.orders, draw))
+    voters, _ = nearest_landmarks(points, half, min(VOTERS, len(half) - 1))
+    votes = np.zeros((len(points), int(labels.max()) + 1), dtype=np.int32)
+    np.add.at(votes, (np.arange(len(points))[:, None], labels[voters]), 1)
+    return votes.argmax(axis=1)
 
 
 def moments(rows: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "r d"]]:
@@ -293,6 +411,7 @@ class _Grower:
 
     def tree(self) -> AdaptiveTree:
         n = len(self.units)
+        self.near = topics(zoomed(self.units), self.settings) if n > 1 else np.zeros((n, 0), np.int64)
         self.filled, self.strength = [ROOT_ID] * n, np.ones(n, dtype=np.float32)
         self.evidence: dict[str, Evidence] = {}
         waiting = deque([_Visit(ROOT_ID, None, 0, np.arange(n), np.ones(n, dtype=bool))])
@@ -324,18 +443,40 @@ class _Grower:
         self.evidence[visit.cluster_id] = found = evidence(rows, self.settings, draw)
         if not found.passed:
             return None, "null"
-        cut = split(rows, self.settings, draw)
-        cut = _ordered(cut, visit.clear, self.settings)
-        return (cut, None) if cut.children > 1 else (None, "no_clusters")
+        split = self._split(visit, zoomed(rows), draw)
+        if split is None:
+            return None, "unstable"
+        split = _ordered(split, visit.clear)
+        return (split, None) if split.children > 1 else (None, "no_clusters")
+
+    def _split(self, visit: _Visit, points: Float32[np.ndarray, "n d"], draw: np.random.Generator) -> Split | None:
+        if visit.depth == 0:
+            return cut_root(points, self.near, self.settings, draw)
+        if visit.depth == 1:
+            # The weights of a row sum to about 1, so the number of rows is the whole graph's total.
+            found = cut(points, self._near_within(visit.rows), self.settings, draw, whole=float(len(self.units)))
+            if found.children > 1:
+                return found
+        agreement = stability(points, self.settings, draw)
+        self.evidence[visit.cluster_id] = replace(self.evidence[visit.cluster_id], stability=agreement)
+        if agreement < self.settings.min_stability:
+            return None
+        return cut(points, around(points, self.settings), self.settings, draw)
+
+    def _near_within(self, rows: Int64[np.ndarray, " members"]) -> Int64[np.ndarray, "members k"]:
+        """The neighbours of a node's rows as places in the node, -1 for those outside of it."""
+        places = np.full(len(self.units), -1, dtype=np.int64)
+        places[rows] = np.arange(len(rows))
+        return places[self.near[rows]]
 
 
-def _ordered(cut: Split, clear: Bool[np.ndarray, " n"], settings: AdaptiveSettings) -> Split:
-    """Children by the number of rows that are noise nowhere, largest first; children without any are none."""
-    counts = np.bincount(cut.labels[clear & ~cut.noise], minlength=cut.children)
-    order = np.argsort(-counts, kind="stable")
+def _ordered(split: Split, clear: Bool[np.ndarray, " n"]) -> Split:
+    """Children by the number of rows that are noise nowhere, largest first; no split where one would have none."""
+    counts = np.bincount(split.labels[clear & ~split.noise], minlength=split.children)
     if (counts < 1).any():
-        return replace(cut, labels=np.zeros_like(cut.labels))
-    return replace(cut, labels=np.argsort(order)[cut.labels].astype(np.int32))
+        return replace(split, labels=np.zeros_like(split.labels))
+    order = np.argsort(-counts, kind="stable")
+    return replace(split, labels=np.argsort(order)[split.labels].astype(np.int32))
 
 
 def _children(visit: _Visit, found: Split) -> list[_Visit]:

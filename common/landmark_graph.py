@@ -67,17 +67,24 @@ def nearest_landmarks(
     return columns, values
 
 
-def neighbour_graph(nearest: Int64[np.ndarray, "n k"]) -> Graph:
-    """The graph that joins every row with its k nearest, whichever of the two named the other.
+def neighbour_graph(nearest: Int64[np.ndarray, "n k"], whole: float | None = None) -> Graph:
+    """The graph that joins every row with the rows it names, whichever of the two named the other.
 
     An edge weighs 1 / sqrt(degree * degree): rows that everybody names (hubs) do not hold everything together.
+
+    Args:
+        nearest: rows other than the row itself, -1 for none.
+        whole: total of the graph that this is a part of, see `Graph`.
     """
     from scipy.sparse import csr_array
 
-    n, k = nearest.shape
-    named = csr_array((np.ones(n * k, np.float32), nearest.reshape(-1), np.arange(0, n * k + 1, k)), shape=(n, n))
+    n = len(nearest)
+    given = nearest >= 0
+    starts = np.concatenate([[0], np.cumsum(given.sum(axis=1))])
+    named = csr_array((np.ones(starts[-1], np.float32), nearest[given], starts), shape=(n, n))
     joined = (named + named.T).tocsr()
     joined.sort_indices()
-    root = 1 / np.sqrt(np.maximum(np.diff(joined.indptr), 1))
-    weights = np.repeat(root, np.diff(joined.indptr)) * root[joined.indices]
-    return Graph(joined.indptr.astype(np.int64), joined.indices.astype(np.int32), weights)
+    degrees = np.diff(joined.indptr)
+    root = 1 / np.sqrt(np.maximum(degrees, 1))
+    weights = np.repeat(root, degrees) * root[joined.indices]
+    return Graph(joined.indptr.astype(np.int64), joined.indices.astype(np.int32), weights, whole)

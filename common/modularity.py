@@ -26,11 +26,14 @@ class Graph:
 
     Args:
         weights: positive. A self-loop stands once, with the weight that it adds to its node's degree.
+        whole: the total of the graph that this one is a part of, if it is: the scale of its communities is then
+            theirs. A part taken alone falls apart further, since what is expected by chance is relative to its total.
     """
 
     starts: Int64[np.ndarray, " nodes_and_one"]
     neighbours: Int32[np.ndarray, " entries"]
     weights: Float64[np.ndarray, " entries"]
+    whole: float | None = None
 
     @property
     def nodes(self) -> int:
@@ -45,8 +48,8 @@ class Graph:
 
     @cached_property
     def total(self) -> float:
-        """Twice the weight of all edges."""
-        return float(self.degrees.sum())
+        """Twice the weight of all edges, those of the whole where this is a part."""
+        return float(self.degrees.sum()) if self.whole is None else self.whole
 
 
 def modularity(graph: Graph, labels: Int32[np.ndarray, " nodes"]) -> float:
@@ -74,22 +77,52 @@ def communities(graph: Graph, orders: Int32[np.ndarray, "runs nodes"]) -> Int32[
 
 def louvain(graph: Graph, order: Int32[np.ndarray, " nodes"]) -> Int32[np.ndarray, " nodes"]:
     """One run: nodes move to their best community, communities become nodes, until nothing moves."""
-    from common.graph_kernels import renumber
-
     labels = np.arange(graph.nodes, dtype=np.int32)
     if graph.total == 0:
         return labels
     for _ in range(ROUNDS):
-        _move(graph, order, labels)
-        count = renumber(labels)
-        while True:
-            merged = merge(graph, labels, count)
-            joined = np.arange(count, dtype=np.int32)
-            if not _move(merged, np.arange(count, dtype=np.int32), joined):
-                break
-            labels = joined[labels]
-            count = renumber(labels)
+        labels = improved(graph, labels, order)
     return labels
+
+
+def improved(
+    graph: Graph, labels: Int32[np.ndarray, " nodes"], order: Int32[np.ndarray, " nodes"]
+) -> Int32[np.ndarray, " nodes"]:
+    """Moves of single nodes, then of whole communities, from a given partition (labels below the number of nodes)."""
+    from common.graph_kernels import renumber
+
+    labels = labels.copy()
+    _move(graph, order, labels)
+    count = renumber(labels)
+    while True:
+        merged = merge(graph, labels, count)
+        joined = np.arange(count, dtype=np.int32)
+        if not _move(merged, np.arange(count, dtype=np.int32), joined):
+            return labels
+        labels = joined[labels]
+        count = renumber(labels)
+
+
+def grouped(graph: Graph, order: Int32[np.ndarray, " nodes"]) -> Int32[np.ndarray, " nodes"]:
+    """Small groups: the moves of single nodes alone, no merges. Numbered by their first nodes."""
+    from common.graph_kernels import renumber
+
+    labels = np.arange(graph.nodes, dtype=np.int32)
+    if graph.total:
+        _move(graph, order, labels)
+        renumber(labels)
+    return labels
+
+
+def from_groups(
+    graph: Graph,
+    groups: Int32[np.ndarray, " nodes"],
+    orders: Int32[np.ndarray, "runs groups"],
+    order: Int32[np.ndarray, " nodes"],
+) -> Int32[np.ndarray, " nodes"]:
+    """The best partition of groups of nodes, then single nodes free to leave. Groups are 0, 1, ... without gaps."""
+    merged = merge(graph, groups, orders.shape[1])
+    return improved(graph, communities(merged, orders)[groups], order)
 
 
 def _move(graph: Graph, order: Int32[np.ndarray, " nodes"], labels: Int32[np.ndarray, " nodes"]) -> int:
@@ -102,4 +135,4 @@ def merge(graph: Graph, labels: Int32[np.ndarray, " nodes"], count: int) -> Grap
     """The graph whose nodes are the communities 0 to count - 1, with their inner weight as self-loops."""
     from common.graph_kernels import merge_nodes
 
-    return Graph(*merge_nodes(graph.starts, graph.neighbours, graph.weights, labels, count))
+    return Graph(*merge_nodes(graph.starts, graph.neighbours, graph.weights, labels, count), graph.whole)

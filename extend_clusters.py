@@ -513,7 +513,7 @@ def comparison_lines(drift: Mapping[str, Any]) -> Iterator[str]:
     """The comparison and its three tests, in words."""
     yield (
         f"compared: {drift['new_chunks']:,} new chunks of {drift['new_documents']:,} documents with "
-        f"{drift['old_chunks']:,} of the corpus of {drift['old_documents']:,}, placed without their own documents"
+        f"{drift['old_chunks']:,} of {drift['old_documents']:,} held-out documents of the corpus"
     )
     outside, shift, shares = drift["outside"], drift["distance"], drift["shares"]
     yield (

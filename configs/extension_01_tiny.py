@@ -25,7 +25,7 @@ config = Config(
     name="extension_01_tiny",
     prepare=PrepareConfig(sources=(docstrings("arrays", ("numpy", "scipy"), 800),)),
     embedding=EmbeddingConfig(engine="lsa", dimensions=64),
-    clustering=ClusteringConfig(base_pct=0.03, min_cluster_size_floor=20, umap_n_components=10),
+    clustering=ClusteringConfig(base_pct=0.02, min_cluster_size_root=20, umap_n_components=10),
     extension=ExtensionConfig(
         sources=(docstrings("more_arrays", ("numpy", "scipy"), 200), docstrings("graphs", ("networkx",), 200)),
         held_out_chunks=1_000,

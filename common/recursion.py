@@ -13,8 +13,9 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -165,6 +166,7 @@ def umap_points(
     """
     from umap import UMAP
 
+    _keep_compiled_umap()
     near = nearest_neighbours(vectors, n_neighbors, metric)
     model = UMAP(
         n_neighbors=n_neighbors,
@@ -181,6 +183,25 @@ def umap_points(
         # UMAP remarks that it could not project *new* points with a given graph; none are.
         warnings.simplefilter("ignore")
         return model.fit_transform(vectors)
+
+
+@cache
+def _keep_compiled_umap() -> None:
+    """Let numba keep UMAP's compiled loops on disk: a fresh process spends five seconds on compiling them otherwise.
+
+    They call nothing outside UMAP's own package, so that another version of it never meets them.
+    """
+    from umap import layouts, umap_
+
+    loops = (
+        (umap_, "smooth_knn_dist"),
+        (umap_, "compute_membership_strengths"),
+        (layouts, "_nb_optimize_layout_euclidean_single_epoch"),
+    )
+    for module, name in loops:
+        # Another version may not have it; an installation may have no folder that can be written to.
+        with suppress(AttributeError, RuntimeError):
+            getattr(module, name).enable_caching()
 
 
 def kmeans_labels(vectors: Float[np.ndarray, "n d"], smallest: int, seed: int) -> Int[np.ndarray, " n"]:

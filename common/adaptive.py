@@ -40,6 +40,10 @@ HALF = 0.5
 STARTS = 10
 # Rows that vote on where a row left out of a half belongs.
 VOTERS = 15
+# Null samples before a clear answer may end the test.
+FIRST_DRAWS = 3
+# A few modularities agree by chance more closely than this.
+SMALLEST_SD = 0.003
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class AdaptiveSettings:
         min_cluster_size: of a child.
         orders: Louvain runs of which the best is taken, at the root from as many different starts.
         test_rows: a split is tested on so many of the node's rows.
-        null_draws: Gaussian samples it is compared with.
+        null_draws: Gaussian samples it is compared with; three where they leave no doubt.
         min_excess: a split's modularity exceeds the mean of the null by at least so much,
         min_deviations: and by so many of the null's standard deviations.
         min_stability: agreement (adjusted Rand index) of the splits of two halves of a deeper node, at least.
@@ -152,13 +156,15 @@ def grow_adaptive(
     Raises:
         ValueError: there are no rows, or a value is not finite.
     """
+    from threadpoolctl import threadpool_limits
+
     n = check_shape("vectors", vectors, "rows dims")["rows"]
     if n == 0:
         raise ValueError("vectors: there are no rows to cluster")
     if not np.isfinite(vectors).all():
         raise ValueError("vectors: a value is not finite")
-    grower = _Grower(unit_rows(vectors), settings or AdaptiveSettings(), on_settled)
-    return grower.tree()
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _Grower(unit_rows(vectors), settings or AdaptiveSettings(), on_settled).tree()
 
 
 # --- one split -----------------------------------------------------------------------------------------------
@@ -339,14 +345,26 @@ def evidence(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw
     rows = vectors[sample(len(vectors), settings.test_rows, draw)]
     statistic = structure(rows, settings, draw)
     center, root = moments(rows)
-    null = []
-    for _ in range(settings.null_draws):
-        gaussian = draw.standard_normal((len(rows), len(root))) @ root + center
+    null: list[float] = []
+    while len(null) < settings.null_draws:
+        gaussian = draw.standard_normal((len(rows), len(root)), dtype=np.float32) @ root + center
         null.append(structure(gaussian, settings, draw))
+        if len(null) >= FIRST_DRAWS and _beyond_doubt(_compared(statistic, null, len(rows), settings), settings):
+            break
+    return _compared(statistic, null, len(rows), settings)
+
+
+def _compared(statistic: float, null: list[float], rows: int, settings: AdaptiveSettings) -> Evidence:
     mean, sd = float(np.mean(null)), float(np.std(null, ddof=1))
-    deviations = (statistic - mean) / max(sd, 1e-6)
+    deviations = (statistic - mean) / max(sd, SMALLEST_SD)
     passed = statistic - mean >= settings.min_excess and deviations >= settings.min_deviations
-    return Evidence(statistic, mean, sd, deviations, len(rows), passed)
+    return Evidence(statistic, mean, sd, deviations, rows, passed)
+
+
+def _beyond_doubt(found: Evidence, settings: AdaptiveSettings) -> bool:
+    """Further draws would not change the answer: it is no better than the null, or twice as good as asked for."""
+    twice = found.excess >= 2 * settings.min_excess and found.deviations >= 2 * settings.min_deviations
+    return found.excess < 0 or twice
 
 
 def structure(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> float:
@@ -381,12 +399,11 @@ def _carried(
     return votes.argmax(axis=1)
 
 
-def moments(rows: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "r d"]]:
+def moments(rows: Float[np.ndarray, "n d"]) -> tuple[Float32[np.ndarray, " d"], Float32[np.ndarray, "r d"]]:
     """The mean, and a matrix R with R'R the covariance: standard normal rows times R have it, of whatever rank."""
-    wide = np.asarray(rows, dtype=np.float64)
-    center = wide.mean(axis=0)
-    root = np.linalg.qr((wide - center) / np.sqrt(max(len(wide) - 1, 1)), mode="r")
-    return center, np.asarray(root)
+    center = rows.mean(axis=0, dtype=np.float64)
+    root = np.linalg.qr((rows - center) / np.sqrt(max(len(rows) - 1, 1)), mode="r")
+    return center.astype(np.float32), np.asarray(root, dtype=np.float32)
 
 
 # --- the tree ------------------------------------------------------------------------------------------------

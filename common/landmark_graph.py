@@ -36,8 +36,8 @@ def nearest_landmarks(
 ) -> tuple[Int32[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
     """The k landmarks of the largest inner product with each row, best first, the row itself left out.
 
-    Ties go to the lower landmark. The same bits at any number of threads: every block of rows is one product on one
-    BLAS thread.
+    Ties go to the lower landmark. The caller limits BLAS to one thread (looking for its libraries takes longer than a
+    small node): blocks of rows run side by side here, and have the same bits at any number of threads.
 
     Args:
         landmarks: rows of `points`, increasing; more than k.
@@ -45,8 +45,6 @@ def nearest_landmarks(
     Returns:
         Places in `landmarks`, and the inner products.
     """
-    from threadpoolctl import threadpool_limits
-
     from common.graph_kernels import keep_largest
 
     n, m = len(points), len(landmarks)
@@ -62,8 +60,7 @@ def nearest_landmarks(
 
     rows = max(1, _BLOCK_BYTES // (4 * m))
     blocks = [slice(start, start + rows) for start in range(0, n, rows)]
-    with threadpool_limits(limits=1, user_api="blas"):
-        run_all(work, blocks, min(core_count(), len(blocks)))
+    run_all(work, blocks, min(core_count(), len(blocks)))
     return columns, values
 
 

@@ -23,7 +23,13 @@ SCRIPTS = [
     "search.py",
     "cluster_corpus.py",
     "name_clusters.py",
+    "map_chunks.py",
+    "annotate_with_clusters.py",
+    "visualize_clusters.py",
+    "explain_clusters.py",
+    "extend_clusters.py",
     "report.py",
+    "rollout.py",
     "artifacts.py",
 ]
 

@@ -25,8 +25,8 @@ def texts_of(count: int, draw: np.random.Generator, rare: int = 400) -> tuple[li
     texts, leaves = [], []
     for _ in range(count):
         topic = int(draw.integers(3))
-        words = [word(TOPICS[topic], draw.integers(40)) for _ in range(8)] + [
-            word("rare", draw.integers(rare)) for _ in range(6)
+        words = [word(TOPICS[topic], int(draw.integers(40))) for _ in range(8)] + [
+            word("rare", int(draw.integers(rare))) for _ in range(6)
         ]
         texts.append(" ".join(words))
         leaves.append(str(topic))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # A row is surely in a child that holds more than this share of its neighbourhood.
 HALF = 0.5
 # Orders in which the groups of a start are visited: there are few groups, so many cost little.
-STARTS = 10
+STARTS = 20
 # Rows that vote on where a row left out of a half belongs.
 VOTERS = 15
 # Null samples before a clear answer may end the test.

@@ -115,14 +115,10 @@ def grouped(graph: Graph, order: Int32[np.ndarray, " nodes"]) -> Int32[np.ndarra
 
 
 def from_groups(
-    graph: Graph,
-    groups: Int32[np.ndarray, " nodes"],
-    orders: Int32[np.ndarray, "runs groups"],
-    order: Int32[np.ndarray, " nodes"],
+    graph: Graph, groups: Int32[np.ndarray, " nodes"], orders: Int32[np.ndarray, "runs groups"]
 ) -> Int32[np.ndarray, " nodes"]:
-    """The best partition of groups of nodes, then single nodes free to leave. Groups are 0, 1, ... without gaps."""
-    merged = merge(graph, groups, orders.shape[1])
-    return improved(graph, communities(merged, orders)[groups], order)
+    """The best partition into unions of groups. Groups are 0, 1, ... without gaps."""
+    return communities(merge(graph, groups, orders.shape[1]), orders)[groups]
 
 
 def _move(graph: Graph, order: Int32[np.ndarray, " nodes"], labels: Int32[np.ndarray, " nodes"]) -> int:

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from common.modularity import Graph, communities, from_groups, grouped, merge, modularity
+from common.modularity import Graph, communities, from_groups, grouped, improved, merge, modularity
 
 
 def graph_of(matrix: np.ndarray, whole: float | None = None) -> Graph:
@@ -62,7 +62,7 @@ def test_planted_communities_come_back_from_groups() -> None:
     upper = np.triu(draw.random((100, 100)) < near, 1).astype(float)
     graph = graph_of(upper + upper.T)
     start = grouped(graph, orders(100)[0])
-    found = from_groups(graph, start, orders(int(start.max()) + 1), orders(100)[0])
+    found = improved(graph, from_groups(graph, start, orders(int(start.max()) + 1)), orders(100)[0])
     assert len(set(zip(found.tolist(), planted.tolist(), strict=True))) == 4
 
 

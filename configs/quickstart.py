@@ -39,9 +39,8 @@ config = Config(
     name="quickstart",
     prepare=PrepareConfig(sources=tuple(docstrings(name) for name in CORPORA)),
     embedding=EmbeddingConfig(engine="lsa", dimensions=128),
-    clustering=ClusteringConfig(
-        base_pct=0.015, min_cluster_size_floor=40, silhouette_threshold=0.4, umap_n_components=10
-    ),
+    # Two levels fit a screen.
+    clustering=ClusteringConfig(preset="adaptive", max_depth=2),
     search=SearchConfig(
         queries=(
             "shortest path between two nodes of a graph",

@@ -100,7 +100,7 @@ def move_nodes(starts, neighbours, weights, degrees, total, order, labels):
 
 @_compiled
 def merge_nodes(starts, neighbours, weights, labels, groups):
-    """The graph whose nodes are the groups: dense weights between groups when they are few, else compressed rows.
+    """The graph whose nodes are the groups, as compressed rows whose columns are in no order.
 
     `labels` are 0 to groups - 1. Weights inside a group become its self-loop, counted in both directions.
     """

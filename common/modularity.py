@@ -1,4 +1,4 @@
-"""Communities of a weighted graph by modularity: Louvain's method.
+"""Communities of a weighted graph by modularity: Louvain's method, compiled at first use and kept on disk.
 
 Blondel et al., "Fast unfolding of communities in large networks" (2008), with the queue of Traag et al., "From Louvain
 to Leiden" (2019): after the first pass only the neighbours of what has moved are looked at again. One thread, float64

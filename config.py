@@ -326,8 +326,12 @@ class AdaptiveConfig(Section):
     """The `adaptive` preset: communities of a neighbour graph, a node split only beyond structureless vectors."""
 
     n_neighbors: int = setting(15, ge=1, help="each row is joined to at least so many")
-    neighborhood: float = setting(0.05, ge=0.0, lt=1.0, help="and to at least this share of the landmarks")
-    landmarks: int = setting(2048, ge=4, help="rows of a node that can be neighbours; all of a node that has fewer")
+    neighborhood: float = setting(
+        0.05, ge=0.0, lt=1.0, help="and, where a node is seen for itself, to at least this share of its landmarks"
+    )
+    landmarks: int = setting(2048, ge=4, help="rows of such a node that can be neighbours; all, if it has fewer")
+    topic_neighbors: int = setting(30, ge=1, help="neighbours in the graph that the root's children are cut in")
+    topic_landmarks: int = setting(20_000, ge=4, help="rows that can be neighbours there")
     max_children: int = setting(12, ge=2, help="a node is cut into at most so many")
     min_cluster_size: int = setting(10, ge=2, help="of a child")
     orders: int = setting(3, ge=1, help="runs of which the best is taken")
@@ -335,6 +339,9 @@ class AdaptiveConfig(Section):
     null_draws: int = setting(8, ge=2, help="structureless samples a node is compared with")
     min_excess: float = setting(0.05, help="modularity above the mean of the structureless samples, at least")
     min_deviations: float = setting(5.0, help="and above it by so many of their standard deviations")
+    min_stability: float = setting(
+        0.5, ge=-1.0, le=1.0, help="agreement (ARI) of the splits of two halves of a deeper node, at least"
+    )
     max_noise: float = setting(0.25, ge=0.0, lt=1.0, help="share of a node's rows that is noise, at most")
 
 

@@ -465,7 +465,7 @@ class _Grower:
         split = self._split(visit, zoomed(rows), draw)
         if split is None:
             return None, "unstable"
-        split = _ordered(split, visit.clear)
+        split = _ordered(_spared(split, visit.clear, self.settings.min_cluster_size), visit.clear)
         return (split, None) if split.children > 1 else (None, "no_clusters")
 
     def _split(self, visit: _Visit, points: Float32[np.ndarray, "n d"], draw: np.random.Generator) -> Split | None:
@@ -487,6 +487,18 @@ class _Grower:
         places = np.full(len(self.units), -1, dtype=np.int64)
         places[rows] = np.arange(len(rows))
         return places[self.near[rows]]
+
+
+def _spared(split: Split, clear: Bool[np.ndarray, " n"], smallest: int) -> Split:
+    """Noise does not make a child smaller than asked for: of a small one's rows the strongest stay."""
+    noise = split.noise.copy()
+    for child in range(split.children):
+        mine = np.flatnonzero(clear & (split.labels == child))
+        missing = smallest - int((~noise[mine]).sum())
+        if missing > 0:
+            weak = mine[noise[mine]]
+            noise[weak[np.argsort(-split.support[weak], kind="stable")[:missing]]] = False
+    return replace(split, noise=noise)
 
 
 def _ordered(split: Split, clear: Bool[np.ndarray, " n"]) -> Split:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from common.adaptive import AdaptiveSettings, AdaptiveTree, grow_adaptive
+from common.adaptive import AdaptiveSettings, AdaptiveTree, Split, _spared, grow_adaptive
 from common.cluster_tree import assignments, to_json, validate
 from common.tree_scores import adjusted_rand
 
@@ -82,6 +82,20 @@ def test_every_row_has_a_leaf_and_the_raw_tree_is_the_filled_one_less_its_noise(
         assert filled == path or (noise and (path == "root" or filled.startswith(path + ".")))
     assert ((tree.strength >= 0) & (tree.strength <= 1)).all()
     assert all(node.noise_fraction <= 0.25 + 1 / node.size for node in tree.root.walk() if node.children)
+
+
+def test_noise_does_not_make_a_child_smaller_than_asked_for() -> None:
+    labels = np.array([0] * 8 + [1] * 6, dtype=np.int32)
+    support = np.linspace(0.1, 0.9, 14).astype(np.float32)
+    noise = np.arange(14) < 12
+    clear = np.ones(14, dtype=bool)
+    clear[7] = False
+    spared = _spared(Split(labels, support, noise), clear, 4)
+    # Of the first child the strongest four that are noise nowhere else stay, of the second two besides the clear two.
+    assert np.flatnonzero(spared.noise).tolist() == [0, 1, 2, 7, 8, 9]
+    assert (
+        _spared(Split(labels, support, noise), clear, 1).noise == [*[True] * 6, False, *[True] * 5, False, False]
+    ).all()
 
 
 def test_noise_is_weaker_than_what_is_clustered() -> None:

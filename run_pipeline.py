@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from annotate_with_clusters import ANNOTATIONS
+from annotate_with_clusters import ANNOTATIONS, print_annotations
 from cluster_corpus import CLUSTERS
 from common.cli import run_script
 from common.stages import Session
@@ -26,14 +26,23 @@ STAGES = (DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATI
 
 
 def present(session: Session, args: Namespace) -> object:
-    """Print the example searches and the named tree; the closing table and the report's path follow."""
-    report = session.load(REPORT).path("report.html")
+    """Print the example searches, the named tree, where the outputs fall, and the pages; the closing table follows."""
+    pages = {
+        "taxonomy": session.load(TAXONOMY).path("taxonomy.html"),
+        "report": session.load(REPORT).path("report.html"),
+    }
     if not args.json:
         print_neighbours(session)
         print()
         print_named_tree(session)
-        print(f"\nreport: {report}\n")
-    return {"report": str(report)}
+        if session.load(ANNOTATIONS).rows:
+            print()
+            print_annotations(session)
+        print()
+        for name, path in pages.items():
+            print(f"{name + ':':<9} {path}")
+        print()
+    return {name: str(path) for name, path in pages.items()}
 
 
 if __name__ == "__main__":

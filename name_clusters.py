@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -463,14 +463,20 @@ def inspect(session: Session, cluster_id: str, samples: int, show_noise: bool) -
     }
 
 
+def _silhouettes(found: Mapping[str, Any]) -> Iterator[str]:
+    """The root has no silhouette, and the `adaptive` preset no projection to have one in."""
+    if found["silhouette_embedding"] is not None:
+        yield f"silhouette {found['silhouette_embedding']:.2f}"
+    if found["silhouette_projected"] is not None:
+        yield f"{found['silhouette_projected']:.2f} in the projection"
+
+
 def _print_inspection(found: Mapping[str, Any], console: Console) -> None:
     from rich.text import Text
 
     from common.console import one_line
 
-    facts = [f"{found['size']:,} chunks", f"{found['noise']:,} of them noise"]
-    if found["silhouette_embedding"] is not None:
-        facts.append(f"silhouette {found['silhouette_embedding']:.2f} (projected {found['silhouette_projected']:.2f})")
+    facts = [f"{found['size']:,} chunks", f"{found['noise']:,} of them noise", *_silhouettes(found)]
     if found["stopped"]:
         facts.append(f"not split: {found['stopped']}")
     console.print(Text(f"{found['cluster_id']}  {one_line(found['name'])}", "bold"))

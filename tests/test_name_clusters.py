@@ -276,6 +276,16 @@ def test_inspecting_hostile_text_prints_it_as_text(session, root, capsys):
     assert "[bold red]kitchen[/bold red]" in capsys.readouterr().out.replace("\n", " ")
 
 
+@pytest.mark.parametrize("measured", [(0.25, 0.5), (0.25, None), (None, None)])
+def test_only_the_silhouettes_that_there_are_are_printed(session, measured):
+    embedding, projected = measured
+    found = inspect(session, "0", 1, False) | {"silhouette_embedding": embedding, "silhouette_projected": projected}
+    out = io.StringIO()
+    name_clusters._print_inspection(found, Console(file=out, width=500))
+    assert ("silhouette 0.25" in out.getvalue()) == (embedding is not None)
+    assert ("0.50 in the projection" in out.getvalue()) == (projected is not None)
+
+
 def test_no_control_code_of_a_text_reaches_the_terminal(session, root):
     found = inspect(session, "0", samples=1, show_noise=False)
     found["samples"][0] |= {"text": HOSTILE, "chunk_id": HOSTILE}

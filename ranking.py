@@ -120,6 +120,11 @@ class _Totals:
         self.total += other.total
 
 
+def queries_in_tile(rows: int) -> int:
+    """Queries ranked at a time: whatever the threads are, and so the last bit of a score does not depend on them."""
+    return max(1, min(MOST_QUERIES, SCORE_BYTES // (_TILES * 4 * max(rows, 1))))
+
+
 def _ranked(
     vectors: ShardedArray | Float[np.ndarray, "rows dims"],
     queries: Operand,
@@ -134,8 +139,7 @@ def _ranked(
     from common.rank_kernel import add_ranks
 
     rows, count = len(vectors), len(queries.raw)
-    # A tile's size does not depend on the threads, so neither does the last bit of any score.
-    step = max(1, min(MOST_QUERIES, SCORE_BYTES // (_TILES * 4 * max(rows, 1))))
+    step = queries_in_tile(rows)
     found: list[_Totals] = []
 
     def work(starts: range) -> None:

@@ -56,9 +56,9 @@ def make_vectors(rows: int, dims: int, seed: int) -> Float32[np.ndarray, "rows d
 
 def product_alone(vectors: np.ndarray, queries: np.ndarray) -> None:
     """The products that `rank_scores` makes, of the same sizes."""
-    from ranking import BLOCK_ROWS, MOST_QUERIES, SCORE_BYTES
+    from ranking import BLOCK_ROWS, queries_in_tile
 
-    step = max(1, min(MOST_QUERIES, SCORE_BYTES // (8 * len(vectors))))
+    step = queries_in_tile(len(vectors))
     scores = np.empty((step, len(vectors)), dtype=np.float32)
     for start in range(0, len(queries), step):
         some = queries[start : start + step]

@@ -8,25 +8,15 @@ thread without holding the interpreter, and sum in a fixed order, so their resul
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
+
+from common.compiling import compiled
 
 # A move must raise the modularity by more than the rounding of the sums it is computed from.
 SMALLEST_GAIN = 1e-11
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        # No folder to keep the compiled code in: a read-only installation and no writable home.
-        return numba.njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def keep_largest(scores, own, columns, values):
     """Per row of `scores`, its largest entries, best first, ties to the lower column; column `own[row]` is left out.
 
@@ -49,7 +39,7 @@ def keep_largest(scores, own, columns, values):
             columns[row, place] = column
 
 
-@_compiled
+@compiled
 def move_nodes(starts, neighbours, weights, degrees, total, order, labels):
     """Louvain's local moves until none raises the modularity; `labels` is changed in place. Returns the moves made."""
     nodes = len(starts) - 1
@@ -98,7 +88,7 @@ def move_nodes(starts, neighbours, weights, degrees, total, order, labels):
     return moves
 
 
-@_compiled
+@compiled
 def merge_nodes(starts, neighbours, weights, labels, groups):
     """The graph whose nodes are the groups, as compressed rows whose columns are in no order.
 
@@ -139,7 +129,7 @@ def merge_nodes(starts, neighbours, weights, labels, groups):
     return merged_starts, merged_neighbours[:used].copy(), merged_weights[:used].copy()
 
 
-@_compiled
+@compiled
 def renumber(labels):
     """Labels 0, 1, ... in the order in which they first occur, in place. Returns how many there are."""
     names = np.full(len(labels), -1, np.int32)
@@ -152,7 +142,7 @@ def renumber(labels):
     return count
 
 
-@_compiled
+@compiled
 def inside(starts, neighbours, weights, labels):
     """Total weight of the entries whose two ends carry the same label."""
     total = 0.0
@@ -163,7 +153,7 @@ def inside(starts, neighbours, weights, labels):
     return total
 
 
-@_compiled
+@compiled
 def row_sums(starts, weights):
     """The sum of the weights of each row."""
     sums = np.zeros(len(starts) - 1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from common.compiling import compiled
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -30,15 +32,8 @@ def negative_l1(
 
 @cache
 def _compiled() -> Callable[..., None]:
-    import numba
-
     # "reassoc" lets the sum use vector registers; NaN and infinity keep their meaning.
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract"}}
-    try:
-        return numba.njit(cache=True, **options)(_negative_l1)
-    except RuntimeError:
-        # No folder to keep the compiled code in: a read-only installation and no writable home.
-        return numba.njit(**options)(_negative_l1)
+    return compiled(_negative_l1, fastmath={"reassoc", "contract"})
 
 
 def _negative_l1(queries, rows, out):  # noqa: ANN001, ANN202  (numba types it)

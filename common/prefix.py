@@ -24,6 +24,7 @@ import numpy as np
 
 from common.metrics import LARGEST_LENGTH, SMALLEST_LENGTH, UNIT_ROUNDOFF, Operand, Scorer, squared_lengths
 from common.shapes import check_shape
+from common.units import unit_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Float64
@@ -94,9 +95,7 @@ class PrefixScorer(Scorer):
 
 def leading_directions(vectors: Float[np.ndarray, "n dims"], *, unit: bool) -> Float32[np.ndarray, "dims dims"]:
     """Eigenvectors (columns) of the uncentred second moment, of unit vectors or as is; largest eigenvalue first."""
-    wide = np.asarray(vectors, dtype=np.float64)
-    if unit:
-        wide = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
+    wide = np.asarray(unit_rows(vectors) if unit else vectors, dtype=np.float64)
     _, directions = np.linalg.eigh(wide.T @ wide / max(len(wide), 1))
     return np.ascontiguousarray(directions[:, ::-1], dtype=np.float32)
 

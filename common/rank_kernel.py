@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from common.compiling import compiled
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int32, Int64
@@ -47,15 +49,7 @@ def add_ranks(
 
 @cache
 def _compiled(exact: bool) -> Callable[..., None]:
-    import numba
-
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"nnan", "ninf"}}
-    kernel = _exact if exact else _binned
-    try:
-        return numba.njit(cache=True, **options)(kernel)
-    except RuntimeError:
-        # No folder to keep the compiled code in: a read-only installation and no writable home.
-        return numba.njit(**options)(kernel)
+    return compiled(_exact if exact else _binned, fastmath={"nnan", "ninf"})
 
 
 def _binned(scores, first_query, best, best_query, total):  # noqa: ANN001, ANN202  (numba types it)

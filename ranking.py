@@ -173,12 +173,8 @@ def _fill(
     scorer: Scorer,
 ) -> None:
     """Closeness of the queries to every row, a block of rows at a time."""
-    from common.metrics import UnusableVector
     from common.neighbours import blocks_of
 
     for first, rows in blocks_of(vectors, BLOCK_ROWS):
-        try:
-            operand = scorer.prepare(rows, "row", query=False)
-        except UnusableVector as error:
-            raise UnusableVector("row", first + error.index, error.problem) from error
+        operand = scorer.prepare_rows(rows, range(first, first + len(rows)))
         scorer.closeness(queries, operand, scores[:, first : first + len(rows)])

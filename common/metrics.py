@@ -11,7 +11,7 @@ Algorithms, 2nd ed., section 3.1): |error| <= d u / (1 - d u) * sum |q_i v_i|, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -131,6 +131,15 @@ class Scorer:
         squares = squared_lengths(raw)
         self._refuse(squares, name)
         return Operand(raw, self._factor(raw, squares, query=query), squares)
+
+    def prepare_rows(
+        self, vectors: Float[np.ndarray, "n dims"], numbers: Sequence[int] | Int64[np.ndarray, " n"]
+    ) -> Operand:
+        """`prepare` for a block of rows; a message names an unusable one by its number in the corpus."""
+        try:
+            return self.prepare(vectors, "row", query=False)
+        except UnusableVector as error:
+            raise UnusableVector("row", int(numbers[error.index]), error.problem) from error
 
     def _refuse(self, squares: Float64[np.ndarray, " n"], name: str) -> None:
         problems = {

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from common.arrays import ShardedArray
-from common.metrics import Metric, Operand, Scorer, UnusableVector, pair_distances
+from common.metrics import Metric, Operand, Scorer, pair_distances
 from common.prefix import SAMPLE_ROWS, choose_prefix, worth_trying
 from common.shapes import check_shape
 
@@ -279,10 +279,7 @@ class Best:
             ids: row numbers, ascending.
             only: the queries to compare with; all when None.
         """
-        try:
-            operand = self.scorer.prepare(rows, "row", query=False)
-        except UnusableVector as error:
-            raise UnusableVector("row", int(ids[error.index]), error.problem) from error
+        operand = self.scorer.prepare_rows(rows, ids)
         numbers = np.arange(len(self.queries.raw)) if only is None else only
         for start in range(0, len(numbers), QUERIES_IN_TILE):
             chosen = numbers[start : start + QUERIES_IN_TILE]

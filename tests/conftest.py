@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(absent)
         if item.get_closest_marker("network") and not online:
             item.add_marker(offline)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A running Chromium; the test is skipped where none is installed."""
+    from tests.browser import headless_chromium
+
+    yield from headless_chromium()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -24,7 +23,6 @@ from common.dashboard_parts import plotly_safe, safe
 from common.stages import Session
 from common.store import Artifact
 from config import Config
-from tests.browser import headless_chromium
 from tests.report_artifacts import HOSTILE_NAME, build
 from tests.taxonomy_artifacts import HOSTILE_MODEL, publish_inputs
 from visualize_clusters import TAXONOMY, load_dashboard
@@ -366,11 +364,6 @@ def wait_until_up(address: str, process: subprocess.Popen[bytes], seconds: float
                     return
         except OSError:
             time.sleep(0.2)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    yield from headless_chromium()
 
 
 def test_in_a_browser_a_filter_and_a_search_narrow_the_clusters(browser, server):

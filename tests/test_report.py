@@ -22,7 +22,7 @@ from common.stages import Job
 from common.store import Artifact, Part
 from config import Config, EmbeddingConfig
 from report import REPORT, compute_report, gather, report_settings
-from tests.browser import Visit, headless_chromium, until
+from tests.browser import Visit, until
 from tests.report_artifacts import (
     DOCUMENTS_OF_GROUP,
     HOSTILE_NAME,
@@ -366,11 +366,6 @@ def test_colours_stay_apart_for_every_eye_and_from_the_page(theme, vision):
 
 
 # --- a real browser ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    yield from headless_chromium()
 
 
 @pytest.fixture(scope="module")

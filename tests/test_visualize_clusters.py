@@ -22,7 +22,7 @@ from common.stages import Job, Session
 from common.store import Artifact, Part
 from common.taxonomy import Taxonomy, is_inside
 from config import Config, VisualizeConfig
-from tests.browser import Visit, headless_chromium, until
+from tests.browser import Visit, until
 from tests.report_artifacts import HOSTILE_NAME, HOSTILE_TEXT, UNEMBEDDED_ROW, build, corpus_texts
 from tests.taxonomy_artifacts import annotated, publish_inputs
 from visualize_clusters import (
@@ -276,11 +276,6 @@ def test_without_streamlit_the_dashboard_names_the_command_that_installs_it(run,
 
 
 # --- a real browser ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    yield from headless_chromium()
 
 
 @pytest.fixture(scope="module")

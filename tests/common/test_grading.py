@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from decimal import Decimal
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
 from common.grading import chosen_letter, final_number, grade, last_boxed
-
-REALDATA = Path(os.environ.get("CORPUS_PROXIMITY_REALDATA", "/nonexistent"))
 
 
 @pytest.mark.parametrize(
@@ -113,9 +109,8 @@ def test_an_unknown_rule_names_those_there_are():
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not REALDATA.is_dir(), reason="CORPUS_PROXIMITY_REALDATA is not set")
-def test_the_grades_that_came_with_four_models_answers_are_reproduced():
-    path = REALDATA / "benchmarks/gsm8k/example_model_solutions.jsonl"
+def test_the_grades_that_came_with_four_models_answers_are_reproduced(realdata):
+    path = realdata / "benchmarks/gsm8k/example_model_solutions.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     given = {"6b_finetuning": 286, "6b_verification": 515, "175b_finetuning": 458, "175b_verification": 742}
     for model, right in given.items():
@@ -125,9 +120,8 @@ def test_the_grades_that_came_with_four_models_answers_are_reproduced():
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not REALDATA.is_dir(), reason="CORPUS_PROXIMITY_REALDATA is not set")
-def test_a_benchmarks_own_solutions_are_right_and_those_of_the_next_problem_are_wrong():
-    lines = (REALDATA / "benchmarks/math500/test.jsonl").read_text(encoding="utf-8").splitlines()[:60]
+def test_a_benchmarks_own_solutions_are_right_and_those_of_the_next_problem_are_wrong(realdata):
+    lines = (realdata / "benchmarks/math500/test.jsonl").read_text(encoding="utf-8").splitlines()[:60]
     rows = [json.loads(line) for line in lines]
     assert all(grade(row["solution"], row["answer"], "math") for row in rows)
     others = [(row, after) for row, after in pairwise(rows) if row["answer"] != after["answer"]]

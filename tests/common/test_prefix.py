@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import common.neighbours
-from common.metrics import Metric, Scorer
+from common.metrics import Metric, Scorer, UnusableVector
 from common.neighbours import top_k
 from common.prefix import PrefixScorer, choose_prefix, leading_directions, worth_trying
 from tests.common.test_neighbours import reference, scipy_distances
@@ -91,5 +91,5 @@ def test_small_searches_and_manhattan_do_not_try():
 def test_a_zero_vector_is_still_refused_by_its_own_number():
     vectors = spread(30_000, 64, 6)
     vectors[20_001] = 0
-    with pytest.raises(common.neighbours.UnusableVector, match="row 20001 is a zero vector"):
+    with pytest.raises(UnusableVector, match="row 20001 is a zero vector"):
         top_k(vectors, spread(600, 64, 6, seed=1), 7)

@@ -209,6 +209,7 @@ def test_learned_positions_end_with_the_context(settings, cache, tmp_path):
     shutil.copytree(settings.model, folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     shape: Any = {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.4}
+    torch.manual_seed(0)  # some random weights end a text early
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
     sampling = SamplingConfig(max_tokens=20)
     settings = replace(settings, model=str(folder), format="text", sampling=sampling)

@@ -275,4 +275,4 @@ def present(session: Session, args: Namespace) -> object:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_script(__doc__ or "", (MAP, REPORT), present=present))
+    raise SystemExit(run_script(__doc__ or "", (MAP, REPORT), script="report.py", present=present))

@@ -256,6 +256,43 @@ class SearchConfig(Section):
     threads: int = runtime(0, ge=0, help="0: every core")
 
 
+# --- benchmarks ----------------------------------------------------------------------------------------------
+
+BenchmarkFormat = Literal[
+    "gsm8k", "math", "mmlu", "hellaswag", "arc", "bbh", "gpqa", "ifeval", "truthfulqa", "humaneval", "questions"
+]
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig(Section):
+    """One benchmark: where its rows are, and the layout that they are in."""
+
+    name: str = setting(help="starts the ids of its questions: name/12")
+    format: BenchmarkFormat = setting(help="layout of a row; `questions` is id, question, answer, choices")
+    readers: tuple[HubReader | FilesReader, ...] = setting(help="read one after the other, as one benchmark")
+    split: Literal["train", "held_out"] | None = setting(
+        None, help="its side of the held-out validation; None: on neither"
+    )
+    take_questions: int | None = setting(None, ge=1, help="keep N questions, chosen by hash of their ids")
+
+
+@dataclass(frozen=True)
+class BenchmarksConfig(Section):
+    """Benchmarks x corpus: which questions are in which training stage, and does nearness predict performance?"""
+
+    benchmarks: tuple[str | BenchmarkConfig, ...] = setting((), help="registry names, or benchmarks in full")
+    min_words: int = setting(13, ge=1, help="a question of fewer words is looked for together with its choices")
+    aggregation: Literal["distance", "rank_max", "rank_mean"] = setting(
+        "distance", help="what orders the corpus's chunks; ranks are of every chunk for every question"
+    )
+    pool_chunks: int | None = setting(
+        None, ge=1, help="chunks of each stage in an equal pool; None: as many as the smallest stage has"
+    )
+    pool_draws: int = setting(5, ge=1, help="equal pools drawn of each stage; distances are their mean")
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
 # --- generation ----------------------------------------------------------------------------------------------
 
 
@@ -309,7 +346,7 @@ class RolloutsConfig(Section):
     """Samples -> prompts: what `rollout.py` asks."""
 
     source: str | SourceConfig = setting("gsm8k_test", help="a corpus or benchmark by name, or in full")
-    sample: Literal["text", "gsm8k", "conversation"] = setting("gsm8k", help="how a row becomes a question")
+    sample: Literal["text", "conversation"] | BenchmarkFormat = setting("gsm8k", help="how a row becomes a question")
     reference_column: str | None = setting(None, help="sample=text: the column that holds the reference answer")
     template: str = setting("{prompt}", help="what is asked; {prompt} stands for the question")
     system: str | None = setting(None, help="a system message before every prompt")
@@ -510,6 +547,7 @@ class Config(Section):
     chunking: ChunkingConfig = setting(ChunkingConfig())
     embedding: EmbeddingConfig = setting(EmbeddingConfig())
     search: SearchConfig = setting(SearchConfig())
+    benchmarks: BenchmarksConfig = setting(BenchmarksConfig())
     generation: GenerationConfig = setting(GenerationConfig())
     rollouts: RolloutsConfig = setting(RolloutsConfig())
     clustering: ClusteringConfig = setting(ClusteringConfig())

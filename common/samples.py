@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from string import ascii_uppercase
 from typing import Any, Protocol
 
+from common.grading import GradingRule
+from common.question_rows import FORMATS, Question
 from common.rendering import RowError, as_text, conversation, lookup
 from common.rollouts import Message
 from common.rows import without_surrogates
@@ -76,6 +79,35 @@ class GSM8KSample:
 
 
 @dataclass(frozen=True)
+class BenchmarkSample:
+    """A question of any benchmark of `common.question_rows`; its choices are asked as lettered lines."""
+
+    id: str
+    question: Question
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        lines, choices = [self.question.text], self.question.choices
+        if choices:
+            lines += ["", *(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False))]
+            lines += ["", "Answer with the letter of the right choice."]
+        return (Message("user", "\n".join(lines)),)
+
+    @property
+    def reference(self) -> str | None:
+        return self.question.reference
+
+    @property
+    def rule(self) -> GradingRule | None:
+        """How an answer is graded (`common.grading.grade`); None where a text alone does not tell."""
+        return self.question.rule
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return {"group": self.question.group, "rule": self.question.rule, **self.question.metadata}
+
+
+@dataclass(frozen=True)
 class Record:
     """A row on its way to a sample: its id, text, columns and labels, and which column holds what."""
 
@@ -117,7 +149,12 @@ def conversation_sample(record: Record) -> TextSample:
     return TextSample(record.id, tuple(messages[: asked + 1]), reference, dict(record.labels))
 
 
+def _benchmark_sample(read: Callable[[Mapping[str, Any]], Question]) -> Callable[[Record], BenchmarkSample]:
+    return lambda record: BenchmarkSample(record.id, read(record.fields))
+
+
 SAMPLES: dict[str, Callable[[Record], Sample]] = {
+    **{name: _benchmark_sample(read) for name, read in FORMATS.items()},
     "text": text_sample,
     "gsm8k": gsm8k_sample,
     "conversation": conversation_sample,

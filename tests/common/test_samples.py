@@ -63,3 +63,9 @@ def test_rows_that_are_no_samples():
 
 def test_half_a_surrogate_pair_is_replaced():
     assert sample("gsm8k", {"question": "a \ud83d", "answer": "b"}).messages[0].content == "a \ufffd"
+
+
+def test_a_benchmarks_choices_are_asked_as_lettered_lines():
+    found = sample("mmlu", {"question": "Which?", "choices": ["one", "two"], "answer": 1, "subject": "logic"})
+    assert found.messages[0].content == "Which?\n\nA. one\nB. two\n\nAnswer with the letter of the right choice."
+    assert (found.reference, found.metadata["rule"], found.metadata["group"]) == ("B", "choice", "logic")

@@ -1,5 +1,8 @@
 """Calls -> answers over HTTP: any OpenAI-compatible endpoint (OpenAI, OpenRouter, a vLLM or transformers server).
 
+The `openai` package carries the calls. Its own retries are off, because a budget has to see every attempt, and replies
+are read by `common.openai_wire`, because servers leave out fields that the package's types promise.
+
 A bounded number of calls is on its way at once. An attempt that may pass (429, 5xx, a timeout, a lost connection, a
 reply that is cut or no JSON) is repeated with exponential back-off and jitter, and after what `Retry-After` says; while
 a server asks to wait, nobody sends. What concerns every call (a wrong key, an unknown model, no credit, `max_cost`)
@@ -32,14 +35,16 @@ from common.openai_wire import (
     answer_of,
     error_of_status,
     parsed,
-    path_of,
     payload_of,
 )
 from common.rollouts import Answer, Failure
 from config import GenerationConfig
 
 if TYPE_CHECKING:
-    import httpx
+    from openai import AsyncOpenAI
+
+# httpx's; of version 3 of the openai package, by its types, that of httpx's successor.
+HttpResponse = Any
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _FIRST_WAIT = 0.5
@@ -133,23 +138,33 @@ def api_key(settings: GenerationConfig, url: str) -> str:
     return key
 
 
-def _client(url: str, key: str, settings: GenerationConfig) -> httpx.AsyncClient:
+def _client(url: str, key: str, settings: GenerationConfig) -> AsyncOpenAI:
     import httpx
+    from openai import AsyncOpenAI
 
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     size = settings.max_concurrency
     limits = httpx.Limits(max_connections=size, max_keepalive_connections=size)
     timeout = httpx.Timeout(settings.timeout, connect=min(settings.timeout, 15.0))
     # A proxy of the environment is for the outside.
     outside = urlsplit(url).hostname not in LOOPBACK
-    return httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=timeout, trust_env=outside)
+    # Any: version 2 of the package is typed for httpx, version 3 for its successor; both take this one.
+    http: Any = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=outside)
+    return AsyncOpenAI(api_key=key or "none", base_url=url, max_retries=0, timeout=timeout, http_client=http)
+
+
+def _headers(key: str) -> dict[str, Any]:
+    """Of every call: its key or none. The package alone would send what the environment says of OpenAI anywhere."""
+    from openai import Omit
+
+    authorization = f"Bearer {key}" if key else Omit()
+    return {"Authorization": authorization, "OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
 
 
 class _Line:
     """Attempts, pauses and the reasons to stop, shared by the workers of one run."""
 
     def __init__(
-        self, client: httpx.AsyncClient, settings: GenerationConfig, budget: Budget, key: str, on_text: OnText | None
+        self, client: AsyncOpenAI, settings: GenerationConfig, budget: Budget, key: str, on_text: OnText | None
     ) -> None:
         self.client, self.settings, self.budget, self.key, self.on_text = client, settings, budget, key, on_text
         self.stopped: str | None = None
@@ -224,22 +239,34 @@ class _Line:
 
     async def _attempt(self, call: Call) -> Answer:
         import httpx
+        from openai import APIConnectionError, APIStatusError
 
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self.settings.timeout):
                 answer = answer_of(await (self._streamed(call) if self.on_text else self._whole(call)))
-        except (TimeoutError, httpx.TimeoutException) as error:
-            detail = f"no answer within {self.settings.timeout:g} s"
-            raise CallError("timeout", detail, passing=True, billed=True) from error
-        except httpx.ConnectError as error:
-            detail = f"cannot connect to {self.settings.base_url}: {error}"
-            raise CallError("connection", detail, passing=True) from error
+        except TimeoutError as error:
+            raise self._lost(error) from error
+        except APIStatusError as error:
+            raise refused(error.response) from error
+        except APIConnectionError as error:
+            # What httpx said is its cause; a stream that has begun raises that itself.
+            raise self._lost(error.__cause__ or error) from error
         except httpx.HTTPError as error:
-            detail = f"{type(error).__name__}: {error}"
-            raise CallError("cut_stream" if self.shown else "connection", detail, passing=True, billed=True) from error
+            raise self._lost(error) from error
         latency = round(time.perf_counter() - started, 4)
         return replace(answer, latency=latency, cost=self._cost(answer))
+
+    def _lost(self, error: BaseException) -> CallError:
+        """No reply, or half of one."""
+        import httpx
+
+        if isinstance(error, TimeoutError | httpx.TimeoutException):
+            return CallError("timeout", f"no answer within {self.settings.timeout:g} s", passing=True, billed=True)
+        if isinstance(error, httpx.ConnectError):
+            return CallError("connection", f"cannot connect to {self.settings.base_url}: {error}", passing=True)
+        kind = "cut_stream" if self.shown else "connection"
+        return CallError(kind, f"{type(error).__name__}: {error}", passing=True, billed=True)
 
     def _cost(self, answer: Answer) -> float | None:
         """What the endpoint says it costs, else by price; None when either the tokens or the prices are unknown."""
@@ -247,23 +274,28 @@ class _Line:
             return answer.cost
         return price_of(answer.prompt_tokens, answer.completion_tokens, self.settings)
 
-    def _body(self, call: Call, *, stream: bool) -> bytes:
-        return json.dumps(payload_of(call, self.settings, stream=stream)).encode()
+    def _create(self, call: Call) -> tuple[Any, dict[str, Any]]:
+        """The package's method for a call, and its arguments: what it has no name for goes along as it is."""
+        body = payload_of(call, self.settings, stream=self.on_text is not None)
+        names = ("model", "prompt", "stream") if call.request.prompt is not None else ("model", "messages", "stream")
+        own = {name: body.pop(name) for name in names if name in body}
+        resource = self.client.completions if call.request.prompt is not None else self.client.chat.completions
+        return resource, {**own, "extra_body": body, "extra_headers": _headers(self.key)}
 
     async def _whole(self, call: Call) -> Any:
-        response = await self.client.post(path_of(call), content=self._body(call, stream=False))
-        refuse_status(response)
-        return parsed(response.content)
+        resource, arguments = self._create(call)
+        reply = await resource.with_raw_response.create(**arguments)
+        refuse_status(reply.http_response)
+        return parsed(reply.content)
 
     async def _streamed(self, call: Call) -> Any:
-        reply, body = StreamedReply(), self._body(call, stream=True)
-        async with self.client.stream("POST", path_of(call), content=body) as response:
-            if response.status_code != 200:
-                await response.aread()
-            refuse_status(response)
+        reply = StreamedReply()
+        resource, arguments = self._create(call)
+        async with resource.with_streaming_response.create(**arguments) as response:
+            refuse_status(response.http_response)
             if "json" in response.headers.get("content-type", ""):
-                return self._not_streamed(await response.aread())
-            async for line in byte_lines(response.aiter_bytes()):
+                return self._not_streamed(await response.read())
+            async for line in byte_lines(response.iter_bytes()):
                 self._show(reply.feed(line))
         return reply.reply()
 
@@ -290,20 +322,24 @@ async def byte_lines(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield rest
 
 
-def refuse_status(response: httpx.Response) -> None:
+def refuse_status(response: HttpResponse) -> None:
     """
     Raises:
         CallError: the status is not 200.
     """
-    if response.status_code == 200:
-        return
+    if response.status_code != 200:
+        raise refused(response)
+
+
+def refused(response: HttpResponse) -> CallError:
+    """The error that a reply with another status than 200 stands for; its body has been read."""
     if response.status_code < 400:
-        raise CallError("http", f"status {response.status_code}, a redirection; correct base_url", fatal=True)
+        return CallError("http", f"status {response.status_code}, a redirection; correct base_url", fatal=True)
     message, code = _words(response)
-    raise error_of_status(response.status_code, message, code, retry_after(response.headers))
+    return error_of_status(response.status_code, message, code, retry_after(response.headers))
 
 
-def _words(response: httpx.Response) -> tuple[str, str]:
+def _words(response: HttpResponse) -> tuple[str, str]:
     """What the server says went wrong, and its code for it."""
     with suppress(CallError, AttributeError):
         error = parsed(response.content).get("error")

@@ -63,11 +63,6 @@ def invalid_reply(detail: str) -> CallError:
 # --- the request ---------------------------------------------------------------------------------------------
 
 
-def path_of(call: Call) -> str:
-    """The call's path below the base URL."""
-    return "/completions" if call.request.prompt is not None else "/chat/completions"
-
-
 def payload_of(call: Call, settings: GenerationConfig, *, stream: bool) -> dict[str, Any]:
     """The JSON body of a call. Settings at their neutral value are left out: not every server knows every one."""
     sampling, chat = call.sampling, call.request.prompt is None

@@ -168,6 +168,7 @@ class Server:
         faults: the next requests meet these, one each, in the order in which they arrive; None is no fault.
         rule: a fault for every request that it does not answer with None; asked when `faults` is empty.
         delay: seconds before every answer.
+        headers: of every request, their names as `Content-Type` (HTTP knows no case).
     """
 
     responder: Responder
@@ -233,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        fault = self.server_state.arrived(body, dict(self.headers))
+        fault = self.server_state.arrived(body, {name.title(): value for name, value in self.headers.items()})
         try:
             with suppress(BrokenPipeError, ConnectionResetError):
                 self._respond(body, fault)
@@ -257,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict[str, Any], share: float | None) -> None:
         reply = self.server_state.responder(body)
-        chat = "messages" in body
+        chat = self.path == "/v1/chat/completions"
         if body.get("stream"):
             self._stream(reply, body, chat, share)
             return

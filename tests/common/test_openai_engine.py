@@ -344,6 +344,20 @@ def test_the_key_is_sent_in_its_header_and_nowhere_else(server, keyed, cache, ca
     assert KEY not in caplog.text + "".join(capfd.readouterr())
 
 
+def test_what_the_environment_says_of_openai_is_sent_to_no_other_endpoint(server, settings, keyed, cache, monkeypatch):
+    """The openai package would: its key, its organisation, its project, its address."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, f"sk-ambient-{name}")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer sk-ambient")
+    pieces: list[str] = []
+    assert generate("no key", settings, cache).ok
+    assert generate("no key, streamed", settings, cache, on_text=pieces.append).ok
+    assert generate("a key", keyed, cache).ok
+    assert [headers.get("Authorization") for headers in server.headers] == [None, None, f"Bearer {KEY}"]
+    assert "ambient" not in json.dumps(server.headers)
+
+
 def test_the_key_is_found_in_the_environment_or_in_a_file_above(keyed, monkeypatch, tmp_path):
     url = "https://api.example.org/v1"
     assert api_key(keyed, url) == KEY

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from common.generation import make_call
-from common.openai_wire import CallError, StreamedReply, answer_of, parsed, path_of, payload_of
+from common.openai_wire import CallError, StreamedReply, answer_of, parsed, payload_of
 from common.rollouts import Message, Request, TokenLogprob
 from config import GenerationConfig, SamplingConfig
 
@@ -41,7 +41,6 @@ def test_a_chat_body_holds_what_was_asked_for_and_nothing_more():
         "max_tokens": 7,
         "temperature": 0.0,
     }
-    assert [path_of(make_call(each, SETTINGS, {})) for each in (CHAT, TEXT)] == ["/chat/completions", "/completions"]
 
 
 def test_every_setting_of_the_sampling_is_sent():

@@ -143,11 +143,11 @@ def _client(url: str, key: str, settings: GenerationConfig) -> AsyncOpenAI:
     from openai import AsyncOpenAI
 
     size = settings.max_concurrency
+    # Any: version 2 of the package is typed for httpx, version 3 for its successor; both take httpx's.
     limits = httpx.Limits(max_connections=size, max_keepalive_connections=size)
-    timeout = httpx.Timeout(settings.timeout, connect=min(settings.timeout, 15.0))
+    timeout: Any = httpx.Timeout(settings.timeout, connect=min(settings.timeout, 15.0))
     # A proxy of the environment is for the outside.
     outside = urlsplit(url).hostname not in LOOPBACK
-    # Any: version 2 of the package is typed for httpx, version 3 for its successor; both take this one.
     http: Any = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=outside)
     return AsyncOpenAI(api_key=key or "none", base_url=url, max_retries=0, timeout=timeout, http_client=http)
 

@@ -77,6 +77,34 @@ class ShardedArray:
         return out
 
 
+class SelectedRows(ShardedArray):
+    """Some rows of a sharded array, in the order given, read as they are needed.
+
+    Raises:
+        IndexError: a row is negative, or beyond the last one.
+    """
+
+    def __init__(self, whole: ShardedArray, rows: Int[np.ndarray, " rows"]) -> None:
+        outside = rows[(rows < 0) | (rows >= len(whole))]
+        if len(outside):
+            raise IndexError(f"row {int(outside[0])} of an array of {len(whole)} rows")
+        self.whole, self.rows = whole, np.asarray(rows, dtype=np.int64)
+        self.paths, self.dtype = whole.paths, whole.dtype
+        self.shape = (len(rows), *whole.shape[1:])
+
+    def blocks(self, rows: int = 16_384) -> Iterator[tuple[int, Shaped[np.ndarray, "n ..."]]]:
+        """(first row, copy of at most `rows` rows)."""
+        for start in range(0, len(self), rows):
+            yield start, self.whole.take(self.rows[start : start + rows])
+
+    def take(self, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
+        """Copies of the rows at `indices`, in that order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        if len(indices) and int(indices.min()) < 0:
+            raise IndexError(f"row {int(indices.min())} of an array of {len(self)} rows")
+        return self.whole.take(self.rows[indices])
+
+
 def _header(path: Path) -> tuple[np.dtype, tuple[int, ...]]:
     """dtype and shape of a `.npy` file, from its header."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)

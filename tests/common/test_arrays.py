@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.arrays import ShardedArray
+from common.arrays import SelectedRows, ShardedArray
 
 
 def shards(folder: Path, arrays: list[np.ndarray]) -> list[Path]:
@@ -95,3 +95,17 @@ def test_more_shards_than_open_files(tmp_path):
         assert sharded.take(np.arange(399, -1, -1)).tolist() == list(range(399, -1, -1))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_selected_rows_read_as_the_rows_they_are(tmp_path, whole):
+    sharded = ShardedArray(shards(tmp_path, np.split(whole, [33, 66])))
+    rows = np.random.default_rng(2).integers(0, 100, 50)
+    some = SelectedRows(sharded, rows)
+    assert (len(some), some.shape, some.dtype) == (50, (50, 5), np.float32)
+    np.testing.assert_array_equal(some.load(), whole[rows])
+    np.testing.assert_array_equal(np.concatenate([block for _, block in some.blocks(7)]), whole[rows])
+    np.testing.assert_array_equal(some.take(np.array([49, 0])), whole[rows[[49, 0]]])
+    with pytest.raises(IndexError, match="row 100 of an array of 100 rows"):
+        SelectedRows(sharded, np.array([3, 100]))
+    with pytest.raises(IndexError):
+        some.take(np.array([-1]))

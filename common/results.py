@@ -1,0 +1,159 @@
+"""Who answered which question rightly: rows of results files and of rollouts, matched to a benchmark's questions.
+
+A row names its question by id (`gsm8k/12`, or `12` where that is no other benchmark's) or by the question's own words,
+its model in `model` (else the file's name), and its verdict in `correct` or `is_correct`; without a verdict, a
+`completion` is graded by the benchmark's rule. A verdict that is missing, an answer that failed, a row that names no known question:
+each is counted, and none is taken for a wrong answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.grading import grade
+from common.outputs import CORRECT_COLUMNS, QUESTION_COLUMNS, verdict
+from common.quality import words
+from common.rendering import RowError, as_text, lookup
+from common.rows import BadRow, Row
+from common.samples import BenchmarkSample
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64, Int64
+
+ID_COLUMNS = (*QUESTION_COLUMNS, "id", "output_id")
+TEXT_COLUMNS = ("question", "prompt", "text")
+ANSWER_COLUMNS = ("completion", "response", "answer_text", "output")
+
+
+@dataclass
+class Results:
+    """Verdicts by question and model.
+
+    Args:
+        right, graded: answers of each model to each question (several draws of one question add up).
+        ungraded: rows with a known question but without a verdict.
+        unknown: rows that name no question of these benchmarks.
+    """
+
+    questions: int
+    right: dict[str, Float64[np.ndarray, " questions"]] = field(default_factory=dict)
+    graded: dict[str, Float64[np.ndarray, " questions"]] = field(default_factory=dict)
+    ungraded: int = 0
+    unknown: int = 0
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(self.graded)
+
+    def share(
+        self, model: str | None = None
+    ) -> tuple[Int64[np.ndarray, " answered"], Float64[np.ndarray, " answered"]]:
+        """The questions that were answered, and the share of right answers to each: a model's, or the models' mean."""
+        chosen = self.models if model is None else (model,)
+        totals, counts = np.zeros(self.questions), np.zeros(self.questions)
+        for name in chosen:
+            answered = self.graded[name] > 0
+            totals[answered] += self.right[name][answered] / self.graded[name][answered]
+            counts += answered
+        rows = np.flatnonzero(counts)
+        return rows, totals[rows] / counts[rows]
+
+    def add(self, question: int, model: str, correct: bool) -> None:
+        if model not in self.graded:
+            self.right[model], self.graded[model] = np.zeros(self.questions), np.zeros(self.questions)
+        self.right[model][question] += correct
+        self.graded[model][question] += 1
+
+
+def match_results(rows: Iterable[Row | BadRow], samples: Sequence[BenchmarkSample]) -> Results:
+    """Results of the questions that the rows name.
+
+    Raises:
+        UserError: no row names a question of these benchmarks.
+    """
+    names, found = _Names.of(samples), Results(len(samples))
+    for row in rows:
+        if isinstance(row, BadRow):
+            found.unknown += 1
+            continue
+        question = names.find(row.fields)
+        if question is None:
+            found.unknown += 1
+            continue
+        correct = _verdict(row, samples[question])
+        if correct is None:
+            found.ungraded += 1
+        else:
+            found.add(question, _model(row), correct)
+    if not found.graded and found.unknown:
+        raise UserError(
+            f"results: none of {found.unknown:,} rows names a question of these benchmarks; a row needs an id such as "
+            f"'{samples[0].id if samples else 'name/12'}', or the question's own words"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What questions are called: ids, ids without their benchmark where that is no other's, and their words."""
+
+    ids: Mapping[str, int]
+    texts: Mapping[str, int]
+
+    @classmethod
+    def of(cls, samples: Sequence[BenchmarkSample]) -> _Names:
+        short = [sample.id.partition("/")[2] for sample in samples]
+        once = Counter(short)
+        ids = {name: place for place, name in enumerate(short) if once[name] == 1}
+        ids |= {sample.id: place for place, sample in enumerate(samples)}
+        said = [_said(sample.question.text) for sample in samples]
+        repeated = Counter(said)
+        return cls(ids, {text: place for place, text in enumerate(said) if repeated[text] == 1 and text})
+
+    def find(self, fields: Mapping[str, Any]) -> int | None:
+        for column in ID_COLUMNS:
+            value = _value(fields, column)
+            if value is not None and str(value) in self.ids:
+                return self.ids[str(value)]
+        for column in TEXT_COLUMNS:
+            value = _value(fields, column)
+            if isinstance(value, str) and _said(value) in self.texts:
+                return self.texts[_said(value)]
+        return None
+
+
+def _said(text: str) -> str:
+    return " ".join(words(text))
+
+
+def _value(fields: Mapping[str, Any], column: str) -> object:
+    try:
+        return lookup(fields, column)
+    except RowError:
+        return None
+
+
+def _model(row: Row) -> str:
+    named = _value(row.fields, "model")
+    return str(named) if named else Path(row.where.rpartition(":")[0]).name.split(".")[0] or "model"
+
+
+def _verdict(row: Row, sample: BenchmarkSample) -> bool | None:
+    """The row's own, else by the benchmark's rule; None where neither can be had."""
+    for column in CORRECT_COLUMNS:
+        if column in row.fields:
+            try:
+                return verdict(row.fields, column)
+            except RowError as error:
+                raise UserError(f"results, row {row.where}: {error}") from error
+    answer = next((_value(row.fields, name) for name in ANSWER_COLUMNS if _value(row.fields, name)), None)
+    if answer is None or sample.rule is None or not sample.reference:
+        return None
+    return grade(as_text(answer, "completion"), sample.reference, sample.rule)

@@ -12,7 +12,6 @@ xᵀSx - (x·mean(Q))².
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -179,28 +178,3 @@ def hubness(nearest: Int[np.ndarray, " questions"], rows: int) -> Hubness:
     most = int(np.argmax(counts))
     skewness = moments[1] / moments[0] ** 1.5 if moments[0] > 0 else 0.0
     return Hubness(len(nearest), float(skewness), len(chosen), int(counts[most]), int(chosen[most]))
-
-
-# --- equal pools ---------------------------------------------------------------------------------------------
-
-
-def equal_pools(
-    groups: Int[np.ndarray, " rows"], size: int | None, draws: int, seed: int
-) -> tuple[list[Int64[np.ndarray, " pool"]], int]:
-    """Row numbers of `draws` pools that hold equally many rows of each group, and how many that is.
-
-    The nearest of more chunks is nearer, so distances to stages of different sizes do not compare; those to pools of
-    one size do. A group of fewer rows than `size` (None: than the smallest group) lowers it for all.
-
-    Raises:
-        ValueError: there is no row.
-    """
-    labels, counts = np.unique(groups, return_counts=True)
-    if not len(labels):
-        raise ValueError("groups: there is no row to draw from")
-    smallest = int(counts.min())
-    each = smallest if size is None else min(size, smallest)
-    generator = np.random.default_rng(seed)
-    members: Sequence[np.ndarray] = [np.flatnonzero(groups == label) for label in labels]
-    drawn = [[generator.choice(rows, each, replace=False) for rows in members] for _ in range(draws)]
-    return [np.sort(np.concatenate(pool)) for pool in drawn], each

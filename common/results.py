@@ -2,8 +2,8 @@
 
 A row names its question by id (`gsm8k/12`, or `12` where that is no other benchmark's) or by the question's own words,
 its model in `model` (else the file's name), and its verdict in `correct` or `is_correct`; without a verdict, a
-`completion` is graded by the benchmark's rule. A verdict that is missing, an answer that failed, a row that names no known question:
-each is counted, and none is taken for a wrong answer.
+`completion` is graded by the benchmark's rule. A verdict that is missing, an answer that failed, a row that names no
+known question: each is counted, and none is taken for a wrong answer.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import skew
 
-from common.chunk_similarity import QuestionVectors, chunk_similarities, equal_pools, hubness
+from common.chunk_similarity import QuestionVectors, chunk_similarities, hubness
 
 
 def unit(draw: np.random.Generator, rows: int, dims: int = 24) -> np.ndarray:
@@ -76,18 +76,3 @@ def test_hubness_is_the_skewness_of_how_often_a_chunk_is_the_nearest():
     assert (found.chunks, found.largest, found.largest_chunk) == (4, 4, 3)
     assert hubness(np.arange(6), 6).skewness == 0.0
     assert hubness(np.array([], dtype=np.int64), 6).questions == 0
-
-
-def test_pools_are_equal_of_every_group_and_repeat():
-    groups = np.repeat([0, 1, 2], [50, 8, 20])
-    pools, each = equal_pools(groups, None, 3, seed=7)
-    assert each == 8
-    for pool in pools:
-        assert np.bincount(groups[pool]).tolist() == [8, 8, 8]
-        assert len(set(pool.tolist())) == 24
-    assert not np.array_equal(pools[0], pools[1])
-    assert all(np.array_equal(*pair) for pair in zip(pools, equal_pools(groups, None, 3, seed=7)[0], strict=True))
-    assert equal_pools(groups, 5, 1, seed=7)[1] == 5
-    assert equal_pools(groups, 5_000, 1, seed=7)[1] == 8
-    with pytest.raises(ValueError, match="no row"):
-        equal_pools(np.array([], dtype=np.int64), None, 1, seed=7)

@@ -165,7 +165,7 @@ def agreement(rollouts: Iterable[Rollout], entries: Iterable[Entry], samples: Se
     for rollout in rollouts:
         verdict = rollout.metadata.get("is_correct")
         asked = _folded(rollout.messages[-1].content) if rollout.messages else ""
-        name = rollout.metadata.get("sample_id") or named.get(asked)
+        name = str(rollout.metadata.get("sample_id") or named.get(asked))
         if isinstance(verdict, bool) and (name, rollout.model) in ours:
             before[rollout.model].append((ours[name, rollout.model], verdict))
     return [

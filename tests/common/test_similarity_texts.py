@@ -28,9 +28,8 @@ ALL = ("question", "answer", "final_answer", "question_answer")
 
 
 def answers(*solutions: tuple[str, str, bool], question: str = SAMPLE.question):
-    row = {"question": question, "ground_truth": ""}
-    row |= {model: {"solution": text, "is_correct": verdict} for model, text, verdict in solutions}
-    return list(rollouts_of_row(row, 0))
+    models = {model: {"solution": text, "is_correct": verdict} for model, text, verdict in solutions}
+    return list(rollouts_of_row({"question": question, "ground_truth": "", **models}, 0))
 
 
 def test_the_variants_of_a_question():

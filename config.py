@@ -249,6 +249,9 @@ class SearchConfig(Section):
     metric: Literal["cosine", "euclidean", "manhattan", "inner_product"] = setting("cosine")
     k: int = setting(5, ge=1)
     per_stage: bool = setting(False, help="k neighbours of every training stage, not of all together")
+    aggregation_strategy: Literal["distance", "rank_max", "rank_mean"] = setting(
+        "distance", help="distance: k neighbours of every query; rank_*: the k chunks that all queries rank first"
+    )
     index: Literal["exact", "ivf"] = setting("exact")
     ivf_lists: int = setting(0, ge=0, help="inverted lists; 0 is the square root of the corpus size")
     ivf_probes: int = setting(32, ge=1)
@@ -261,6 +264,19 @@ class SearchConfig(Section):
 BenchmarkFormat = Literal[
     "gsm8k", "math", "mmlu", "hellaswag", "arc", "bbh", "gpqa", "ifeval", "truthfulqa", "humaneval", "questions"
 ]
+
+
+@dataclass(frozen=True)
+class ContaminationConfig(Section):
+    """How questions are looked for in a corpus, and what share of them is taken to be there."""
+
+    prior: float = setting(0.1, gt=0.0, lt=1.0, help="share of the questions expected to have a copy in the corpus")
+    candidates: int = setting(12, ge=4, help="nearest documents of each question, in each view, that are compared")
+    passage_words: int = setting(
+        160, ge=20, help="longer documents are cut into passages of so many words; more where the questions are longer"
+    )
+    decoys: int = setting(400, ge=0, help="passages drawn from the corpus that ask as if they were questions")
+    seed: int = setting(42, ge=0)
 
 
 @dataclass(frozen=True)
@@ -282,13 +298,20 @@ class BenchmarksConfig(Section):
 
     benchmarks: tuple[str | BenchmarkConfig, ...] = setting((), help="registry names, or benchmarks in full")
     min_words: int = setting(13, ge=1, help="a question of fewer words is looked for together with its choices")
-    aggregation: Literal["distance", "rank_max", "rank_mean"] = setting(
-        "distance", help="what orders the corpus's chunks; ranks are of every chunk for every question"
+    aggregation_strategy: Literal["distance", "rank_max", "rank_mean"] = setting(
+        "distance", help="what chunks are ordered by; ranks are of every chunk for every question"
     )
     pool_chunks: int | None = setting(
         None, ge=1, help="chunks of each stage in an equal pool; None: as many as the smallest stage has"
     )
     pool_draws: int = setting(5, ge=1, help="equal pools drawn of each stage; distances are their mean")
+    threshold: float = setting(
+        0.5, gt=0.0, lt=1.0, help="a question with at least this probability of contamination is flagged"
+    )
+    semantic: bool = setting(True, help="the embedder's vectors are part of the score, beside words and numbers")
+    results: tuple[str, ...] = setting((), help="files of graded answers for the held-out validation: id, model, correct")
+    permutations: int = setting(9_999, ge=99)
+    shown_leaks: int = setting(60, ge=0, help="leaks on the page, the likeliest first; all are in leaks.parquet")
     confidence: float = setting(0.95, gt=0.5, lt=1.0)
     seed: int = setting(42, ge=0)
 
@@ -470,6 +493,72 @@ class AnnotationConfig(Section):
 
 
 @dataclass(frozen=True)
+class DifficultyConfig(Section):
+    """Answers of several models to one benchmark, asked for or there already -> how hard every question is."""
+
+    benchmark: str = setting("gsm8k", help="what the results are called")
+    rule: Literal["gsm8k", "math", "choice", "text"] = setting("gsm8k", help="benchmark's rule that grades an answer")
+    models: tuple[str | GenerationConfig, ...] = setting(
+        (), help="asked the questions of rollouts.source: names at generation's endpoint, or generations in full"
+    )
+    answers: str | FilesReader | HubReader | None = setting(
+        None, help="answers that are there: a file, folder or glob, or the folder of a rollouts artifact"
+    )
+    texts: tuple[OutputText, ...] = setting((), help="a row's answers, one for each model; none: a row is one answer")
+    question_column: str | None = setting(None, help="id of the question; None: as in annotation")
+    model_column: str | None = setting(None, help="None: `model`, where there is one")
+    correct_column: str | None = setting(None, help="a verdict to compare with; None: the first of correct, is_correct")
+    reference_column: str | None = setting(
+        None, help="the right answer; None: the first of reference, metadata.reference, ground_truth"
+    )
+    level_column: str | None = setting("level", help="the benchmark's own level, where there is one (MATH's)")
+    max_missing: float = setting(
+        0.0, ge=0.0, le=1.0, help="share of a model's calls that may stay without an answer; these are not wrong"
+    )
+    irt: Literal["1pl", "2pl"] = setting("1pl", help="item response model: one slope for all questions, or one each")
+    bootstraps: int = setting(2_000, ge=99)
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
+class SimilarityConfig(Section):
+    """Benchmark questions and answers -> how near each training stage is to them, and whether hypotheses hold."""
+
+    source: str | SourceConfig | None = setting(None, help="rows with question and answer; None: rollouts.source")
+    variants: tuple[Literal["question", "answer", "final_answer", "question_answer"], ...] = setting(
+        ("question", "answer", "final_answer", "question_answer"),
+        help="answer is the worked solution, final_answer its bare number",
+    )
+    answers: Literal["none", "file", "rollouts"] = setting(
+        "none", help="models' answers: of answers_file, or those that rollout.py wrote for this config"
+    )
+    answers_file: str | None = setting(
+        None, help="JSON Lines of rollouts, or of graded solutions (example_model_solutions.jsonl); keyed by content"
+    )
+    answer_form: Literal["plain", "as_written"] = setting(
+        "plain", help="plain: answers are embedded without <<calculator marks>> and the sign of the last number"
+    )
+    take_questions: int | None = setting(None, ge=1, help="only the first N questions")
+    metric: Literal["cosine", "euclidean", "manhattan"] = setting("cosine")
+    k: int = setting(5, ge=1, help="neighbours of every text in every stage")
+    aggregation_strategy: Literal["distance", "rank_max", "rank_mean"] = setting(
+        "distance", help="what chunks are ordered by where those most like the benchmark are listed"
+    )
+    pools: int = setting(20, ge=1, help="random pools of each stage, all of one size; distances are their mean")
+    pool_size: int | None = setting(None, ge=1, help="chunks of a pool; None: as many as the smallest stage has")
+    null_texts: int = setting(300, ge=20, help="documents of each stage held out of its pools; at most a fifth of it")
+    length_classes: int = setting(8, ge=1, help="classes of length within which texts and held-out ones are compared")
+    shuffled_questions: int = setting(500, ge=0, help="questions, chosen by hash, whose texts are shuffled as controls")
+    near: float = setting(0.05, gt=0.0, lt=0.5, help="a text nearer than all but this share of held-out ones is near")
+    chunk_chars: int = setting(500, ge=0, help="characters of a neighbour's text that are kept; 0: all of them")
+    permutations: int = setting(9_999, ge=99)
+    bootstraps: int = setting(2_000, ge=100)
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
 class ExplainConfig(Section):
     """The tree -> what sets every cluster apart from its siblings, and which training stages it is made of."""
 
@@ -482,7 +571,7 @@ class ExplainConfig(Section):
     max_chunks: int = setting(400, ge=20, help="chunks of each sibling, chosen by hash of their documents")
     held_out: float = setting(0.3, gt=0.0, lt=1.0, help="share of the documents that models are scored on")
     strength: float = setting(1.0, gt=0.0, help="linear: C, the inverse weight of the L1 penalty")
-    rounds: int = setting(100, ge=1, help="trees: boosting rounds")
+    rounds: int = setting(50, ge=1, help="trees: boosting rounds")
     tree_features: int = setting(300, ge=2, help="trees: features that a model sees, those that vary most by cluster")
     refits: int = setting(3, ge=0, help="models fitted to permuted clusters, as a control")
     top: int = setting(10, ge=1, help="features kept for and against each cluster")
@@ -553,6 +642,8 @@ class Config(Section):
     clustering: ClusteringConfig = setting(ClusteringConfig())
     naming: NamingConfig = setting(NamingConfig())
     annotation: AnnotationConfig = setting(AnnotationConfig())
+    difficulty: DifficultyConfig = setting(DifficultyConfig())
+    similarity: SimilarityConfig = setting(SimilarityConfig())
     explain: ExplainConfig = setting(ExplainConfig())
     extension: ExtensionConfig = setting(ExtensionConfig())
     visualize: VisualizeConfig = setting(VisualizeConfig())

@@ -10,6 +10,11 @@ Writes  data/neighbours/<key>/  neighbours.parquet, stats.json: the example quer
 
 Search is exact unless search.index says otherwise. Neighbours are ordered by (distance, chunk), so results repeat to
 the last bit. A k larger than the corpus (or than a stage, with search.per_stage) gives every chunk of it.
+
+With search.aggregation_strategy=rank_max (or rank_mean) all queries are answered together: every query ranks every
+distinct chunk, and the k chunks of the best (or mean) rank over the queries are listed, once for each stage with
+search.per_stage. Such a row has the columns score (the rank), percentile (share of chunks before it), best_query, and
+its distance is that from the best query.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from embed_chunks import CHUNKS, VECTORS
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from jaxtyping import Float, Float32, Int, Int64
+    from jaxtyping import Float, Float32, Float64, Int, Int32, Int64, UInt8
 
     from common.arrays import ShardedArray
     from common.neighbours import Neighbours
@@ -163,12 +168,132 @@ def search(
     asked = [texts[number] for number in known]
     skipped = [texts[number] for number in np.setdiff1d(np.arange(len(texts)), known)]
     settings = config.search
+    if settings.aggregation_strategy != "distance":
+        found = ranked_hits(asked, queries[known], stored, rows, chunks, settings)
+        found.stats["notes"].extend(f"query {_quoted(text)} {UNKNOWN}" for text in skipped)
+        return found
     names, groups = stage_groups(chunks, rows) if settings.per_stage else ([ALL_STAGES], None)
     lists_file = cache_dir / "ivf" / f"{vectors.key}-{settings.metric}-{settings.ivf_lists}.npz"
     hits = search_arrays(stored, queries[known], settings, groups=groups, lists_file=lists_file)
     stats = _stats(hits, names, len(texts), len(stored), settings)
     stats["notes"] += [f"query {_quoted(text)} {UNKNOWN}" for text in skipped]
     return Hits(hit_table(asked, hits, names, chunks, rows), stats)
+
+
+@dataclass(frozen=True, eq=False)
+class RankedRows:
+    """The first `k` chunks of every group, by score; `at` counts vectors, `best_query` texts."""
+
+    at: Int64[np.ndarray, " hits"]
+    group: Int64[np.ndarray, " hits"]
+    rank: Int32[np.ndarray, " hits"]
+    score: Float64[np.ndarray, " hits"]
+    percentile: Float64[np.ndarray, " hits"]
+    best_query: Int64[np.ndarray, " hits"]
+    distance: Float32[np.ndarray, " hits"]
+
+
+def ranked_hits(
+    texts: Sequence[str],
+    queries: Float[np.ndarray, "queries dims"],
+    stored: ShardedArray,
+    rows: ShardedArray,
+    chunks: Artifact,
+    settings: SearchConfig,
+) -> Hits:
+    """The chunks that all queries together rank first, after BETR; exact copies of a text are ranked once.
+
+    Raises:
+        ConfigError: an approximate index, which cannot rank a whole corpus, is asked for.
+    """
+    import numpy as np
+
+    from common.similarity import distinct_rows
+
+    if settings.index != "exact":
+        raise ConfigError("search.aggregation_strategy ranks every chunk, which needs search.index=exact")
+    names, groups = stage_groups(chunks, rows) if settings.per_stage else ([ALL_STAGES], np.zeros(len(rows), np.int64))
+    kept = np.flatnonzero(distinct_rows(text_digests(chunks)[rows.load()]))
+    found = _ranked_rows(queries, stored, kept, groups, settings)
+    stats = {**_facts(len(texts), len(stored), settings), "ranked_chunks": len(kept), "notes": []}
+    return Hits(_ranked_table(texts, found, names, chunks, rows, settings), stats)
+
+
+def _ranked_rows(
+    queries: Float[np.ndarray, "queries dims"],
+    stored: ShardedArray,
+    kept: Int64[np.ndarray, " kept"],
+    groups: Int64[np.ndarray, " rows"],
+    settings: SearchConfig,
+) -> RankedRows:
+    """Rank the kept vectors by all queries; without a query there is nothing to rank by, and no row."""
+    import numpy as np
+
+    from common.arrays import SelectedRows
+    from common.metrics import pair_distances
+    from common.similarity import best_first
+    from ranking import rank_scores
+
+    if not len(queries):
+        none, real = np.empty(0, np.int64), np.empty(0)
+        return RankedRows(none, none, none.astype(np.int32), real, real, none, real.astype(np.float32))
+    scores = rank_scores(SelectedRows(stored, kept), queries, settings.metric, exact=True, threads=settings.threads)
+    values = scores.rank_max if settings.aggregation_strategy == "rank_max" else scores.rank_mean
+    members = [np.flatnonzero(groups[kept] == label) for label in np.unique(groups)]
+    chosen = [mine[best_first(values[mine], settings.k)] for mine in members]
+    at = np.concatenate(chosen)
+    best = scores.best_query[at].astype(np.int64)
+    near = np.asarray(stored.take(kept[at]), np.float32)
+    return RankedRows(
+        at=kept[at],
+        group=groups[kept[at]],
+        rank=np.concatenate([np.arange(1, len(each) + 1, dtype=np.int32) for each in chosen]),
+        score=values[at].astype(np.float64),
+        percentile=scores.percentile(settings.aggregation_strategy)[at],
+        best_query=best,
+        distance=pair_distances(queries[best], near, settings.metric),
+    )
+
+
+def _ranked_table(
+    texts: Sequence[str],
+    found: RankedRows,
+    names: Sequence[str],
+    chunks: Artifact,
+    rows: ShardedArray,
+    settings: SearchConfig,
+) -> pa.Table:
+    """The columns of `hit_table`; then score, percentile and best_query."""
+    import pyarrow as pa
+
+    from common.columns import number_column, text_column
+
+    asked = f"{len(texts)} quer{'y' if len(texts) == 1 else 'ies'} together, by {settings.aggregation_strategy}"
+    chunk_row = rows.take(found.at)
+    read = read_chunks(chunks, chunk_row)
+    return pa.table(
+        {
+            "query": text_column([asked] * len(found.at)),
+            "stage_group": text_column(names).take(number_column(found.group)),
+            "rank": number_column(found.rank),
+            "distance": number_column(found.distance),
+            "chunk_row": number_column(chunk_row),
+            **{name: read[name] for name in CHUNK_COLUMNS},
+            "score": number_column(found.score),
+            "percentile": number_column(found.percentile),
+            "best_query": text_column([texts[number] for number in found.best_query.tolist()]),
+        }
+    )
+
+
+def text_digests(chunks: Artifact) -> UInt8[np.ndarray, "chunks 16"]:
+    """16 bytes of every chunk's text, in the order of the chunks; equal texts share them."""
+    import numpy as np
+
+    from common.dedup import DIGEST_BYTES, digest
+
+    found = [b"".join(map(digest, table["text"].to_pylist())) for table in chunks.tables("chunks-*.parquet", ["text"])]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def embed_texts(
@@ -275,16 +400,15 @@ def read_chunks(chunks: Artifact, rows: Int64[np.ndarray, " n"]) -> pa.Table:
 
 
 def _stats(hits: ArrayHits, names: Sequence[str], queries: int, vectors: int, settings: SearchConfig) -> dict[str, Any]:
-    stats = {
-        "queries": queries,
-        "vectors": vectors,
-        "metric": settings.metric,
-        "index": settings.index,
-        "k": settings.k,
-        "recall_at_k": round(hits.recall_at_k, 6),
-        "recall_queries": hits.recall_queries,
-    }
-    return {**stats, "notes": list(_notes(hits, names, vectors, settings))}
+    recall = {"recall_at_k": round(hits.recall_at_k, 6), "recall_queries": hits.recall_queries}
+    notes = list(_notes(hits, names, vectors, settings))
+    return {**_facts(queries, vectors, settings), **recall, "notes": notes}
+
+
+def _facts(queries: int, vectors: int, settings: SearchConfig) -> dict[str, Any]:
+    own = {"metric": settings.metric, "index": settings.index, "k": settings.k}
+    ranked = settings.aggregation_strategy
+    return {"queries": queries, "vectors": vectors, **own, **({} if ranked == "distance" else {"aggregation": ranked})}
 
 
 def _notes(hits: ArrayHits, names: Sequence[str], vectors: int, settings: SearchConfig) -> Iterator[str]:
@@ -304,9 +428,11 @@ def _notes(hits: ArrayHits, names: Sequence[str], vectors: int, settings: Search
 
 
 def neighbour_settings(config: Config) -> Mapping[str, object]:
-    """The search settings; those of inverted lists only where they are used."""
-    exact = config.search.index == "exact"
-    return keyed_settings(config.search, drop=("ivf_lists", "ivf_probes") if exact else ())
+    """The search settings; those of inverted lists, and how ranks are aggregated, only where they are used."""
+    unused = ["ivf_lists", "ivf_probes"] if config.search.index == "exact" else []
+    if config.search.aggregation_strategy == "distance":
+        unused.append("aggregation_strategy")
+    return keyed_settings(config.search, drop=unused)
 
 
 def compute_neighbours(job: Job) -> int:
@@ -422,9 +548,13 @@ def print_hits(hits: Hits, session: Session) -> None:
         console.print(Text(f"\n{one_line(query)}{stage}", style="bold"), soft_wrap=True)
         for row in rows:
             where = "  ".join(one_line(row[name]) for name in ("stage", "source", "chunk_id"))
-            console.print(Text(f"{row['rank']:>4}  {row['distance']:.4f}  {where}"), soft_wrap=True)
+            score = f"{row['score']:,.1f} of {hits.stats['ranked_chunks']:,}  " if "score" in row else ""
+            console.print(Text(f"{row['rank']:>4}  {score}{row['distance']:.4f}  {where}"), soft_wrap=True)
             text = Text("      " + one_line(row["text"], 4 * console.width), style="dim")
             console.print(text, no_wrap=True, overflow="ellipsis")
+            if "best_query" in row:
+                best = Text(f"      best for: {one_line(row['best_query'], console.width)}", style="dim")
+                console.print(best, no_wrap=True, overflow="ellipsis")
     print_notes(hits)
 
 

@@ -100,7 +100,7 @@ def _run(
         return _print_settings(config, as_json=args.json)
     if args.plan:
         again = {stage.name for stage in stages} if args.fresh else set()
-        outcomes = plan(session, _with_upstream(stages))
+        outcomes = plan(session, _with_upstream(session, stages))
         noted = [
             replace(each, note=AGAIN) if each.stage in again and each.status == "cached" else each for each in outcomes
         ]
@@ -117,11 +117,11 @@ def _run(
     return 0
 
 
-def _with_upstream(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+def _with_upstream(session: Session, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     """The stages and everything upstream of them, in order, each once."""
     ordered: dict[str, Stage] = {}
     for stage in stages:
-        for item in (*_with_upstream(stage.inputs), stage):
+        for item in (*_with_upstream(session, session.upstream(stage)), stage):
             ordered.setdefault(item.name, item)
     return tuple(ordered.values())
 

@@ -25,6 +25,11 @@ def nothing_outside(config: Any, cache_dir: Path) -> Mapping[str, str]:
     return {}
 
 
+def nothing_chosen(session: Session) -> tuple[Stage, ...]:
+    """The further upstream stages of a stage that always reads the same ones."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Stage:
     """One kind of artifact: what determines it, and how it is computed.
@@ -36,6 +41,7 @@ class Stage:
         settings: config -> the keyed settings it depends on (see `common.keys.keyed_settings`).
         compute: builds it in `job.part` and returns its number of rows.
         inputs: the upstream stages.
+        chosen: session -> further upstream stages: those that this config asks for, or that are finished.
         content: (config, cache folder) -> content id of each thing outside the store (files, models), by name.
     """
 
@@ -45,6 +51,7 @@ class Stage:
     settings: Callable[[Any], Mapping[str, object]]
     compute: Callable[[Job], int]
     inputs: tuple[Stage, ...] = ()
+    chosen: Callable[[Session], tuple[Stage, ...]] = nothing_chosen
     content: Callable[[Any, Path], Mapping[str, str]] = nothing_outside
 
 
@@ -101,7 +108,7 @@ class Session:
     def step(self, stage: Stage) -> Step:
         """The step of a stage under this config; its key follows from settings and upstream keys."""
         if stage.name not in self._steps:
-            upstream = {item.name: self.step(item).key for item in stage.inputs}
+            upstream = {item.name: self.step(item).key for item in self.upstream(stage)}
             outside = dict(stage.content(self.config, self.store.cache_dir))
             if clash := upstream.keys() & outside.keys():
                 raise ValueError(
@@ -110,6 +117,10 @@ class Session:
             inputs = upstream | outside
             self._steps[stage.name] = Step(stage.name, stage.script, stage.version, stage.settings(self.config), inputs)
         return self._steps[stage.name]
+
+    def upstream(self, stage: Stage) -> tuple[Stage, ...]:
+        """The stages that a stage reads under this config."""
+        return (*stage.inputs, *stage.chosen(self))
 
     def key(self, stage: Stage) -> str:
         return self.step(stage).key
@@ -152,7 +163,7 @@ class Session:
         return artifact
 
     def _build(self, stage: Stage) -> tuple[Artifact, bool]:
-        inputs = {upstream.name: self.load(upstream) for upstream in stage.inputs}
+        inputs = {upstream.name: self.load(upstream) for upstream in self.upstream(stage)}
         step = self.step(stage)
         part = Part(self.store.part_folder(step))
         try:
@@ -193,8 +204,8 @@ class Session:
             "seconds": round(time.perf_counter() - started, 3),
             "resumed_files": resumed,
             "created": now(),
-            "upstream": [item.name for item in stage.inputs],
-            "upstream_scripts": {item.name: item.script for item in stage.inputs},
+            "upstream": list(inputs),
+            "upstream_scripts": {item.name: item.script for item in self.upstream(stage)},
             "script": stage.script,
             "config_path": self.config_path,
             "overrides": list(self.overrides),

@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,6 +139,84 @@ def test_a_sentence_of_the_corpus_finds_itself_first_and_a_foreign_one_does_not(
     (nearest, *_) = find(docstrings, [foreign], metric=metric).table.to_pylist()
     assert nearest["distance"] > 0.1
     assert nearest["text"] != foreign
+
+
+# --- all queries together ------------------------------------------------------------------------------------
+
+
+def double_argsort(session: Session, texts: list[str], metric: Any) -> tuple[np.ndarray, list[str]]:
+    """(queries, distinct chunks) ranks from 1 by a full sort of each query's distances, and the chunks' ids."""
+    from scipy.stats import rankdata
+
+    from search import embed_texts
+
+    vectors = session.load(VECTORS)
+    chunks = session.load(CHUNKS).table("chunks-00000.parquet").to_pylist()
+    rows = np.concatenate([vectors.array(name) for name in vectors.names("rows-*.npy")])
+    known = [chunks[row] for row in rows]
+    first = [n for n, row in enumerate(known) if row["text"] not in {other["text"] for other in known[:n]}]
+    stored = np.concatenate([vectors.array(name) for name in vectors.names("vectors-*.npy")])[first]
+    asked = embed_texts(vectors, texts, session.config)
+    distances = cdist(asked, stored, {"manhattan": "cityblock"}.get(metric, metric))
+    # Distances that differ by rounding alone are one.
+    return rankdata(np.round(distances, 6), method="min", axis=1), [known[n]["chunk_id"] for n in first]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+@pytest.mark.parametrize("strategy", ["rank_max", "rank_mean"])
+def test_ranked_together_is_what_sorting_every_distance_gives(docstrings, metric, strategy):
+    texts = ["measure the time a test takes", "print a table with colours", "draw an integer between bounds"]
+    hits = find(docstrings, texts, metric=metric, aggregation_strategy=strategy, k=8)
+    ranks, ids = double_argsort(docstrings, texts, metric)
+    expected = ranks.min(axis=0) if strategy == "rank_max" else ranks.mean(axis=0)
+    rows = hits.table.to_pylist()
+    assert [row["rank"] for row in rows] == list(range(1, 9))
+    assert hits.stats["ranked_chunks"] == len(ids)
+    place = {chunk_id: number for number, chunk_id in enumerate(ids)}
+    for row in rows:
+        column = place[row["chunk_id"]]
+        assert row["score"] == pytest.approx(expected[column], abs=0.51)
+        assert row["percentile"] == pytest.approx((row["score"] - 1) / len(ids))
+        assert ranks[texts.index(row["best_query"]), column] == ranks[:, column].min()
+    assert [row["score"] for row in rows] == sorted(row["score"] for row in rows)
+    np.testing.assert_allclose([row["score"] for row in rows], np.sort(expected)[:8], atol=0.51)
+
+
+def test_ranked_together_each_stage_lists_its_own_chunks(corpus):
+    _, session = corpus
+    hits = find(session, ["the orbit of Mars", "a saw"], aggregation_strategy="rank_mean", per_stage=True, k=2)
+    rows = hits.table.to_pylist()
+    assert [(row["stage_group"], row["rank"]) for row in rows] == [
+        ("pretrain", 1), ("pretrain", 2), ("sft", 1), ("sft", 2)
+    ]  # fmt: skip
+    assert all(row["stage"] == row["stage_group"] for row in rows)
+    assert {row["query"] for row in rows} == {"2 queries together, by rank_mean"}
+
+
+def test_ranked_together_is_printed_with_its_score_and_best_query(corpus):
+    path, session = corpus
+    printed = script(path, "search.aggregation_strategy=rank_max", "search.k=14").stdout
+    assert "2 queries together, by rank_max" in printed
+    assert f"1.0 of {session.load(VECTORS).rows}" in printed
+    assert "best for: a chisel in the workshop" in printed
+    found = json.loads(script(path, "search.aggregation_strategy=rank_max", "--json").stdout)
+    assert found["result"]["stats"]["aggregation"] == "rank_max"
+
+
+def test_ranks_need_an_exact_index_and_leave_keys_of_distances_alone(corpus):
+    _, session = corpus
+    with pytest.raises(ConfigError, match=r"needs search\.index=exact"):
+        find(session, ["a saw"], aggregation_strategy="rank_max", index="ivf")
+    assert "aggregation_strategy" not in NEIGHBOURS.settings(session.config)
+    ranked = replace(session.config, search=replace(session.config.search, aggregation_strategy="rank_max"))
+    assert NEIGHBOURS.settings(ranked)["aggregation_strategy"] == "rank_max"
+
+
+def test_without_a_query_nothing_is_ranked(corpus):
+    _, session = corpus
+    hits = find(session, [], aggregation_strategy="rank_max")
+    assert len(hits.table) == 0
+    assert {"score", "percentile", "best_query"} <= set(hits.table.column_names)
 
 
 # --- the library ---------------------------------------------------------------------------------------------

@@ -71,6 +71,29 @@ def test_a_file_enters_by_content_never_by_path(config, tmp_path):
     assert key(one) != Session(config).key(NUMBERS)
 
 
+def test_a_stage_may_read_another_where_that_is_finished(config):
+    """The key says which: what is read is part of it, is recorded, and is loaded for `compute`."""
+    seen: list[list[str]] = []
+
+    def compute(job: Job) -> int:
+        seen.append(list(job.inputs))
+        job.part.write_json("seen.json", seen[-1])
+        return 1
+
+    extra = replace(SUMS, name="more", inputs=(NUMBERS,), compute=compute)
+    extra = replace(extra, chosen=lambda session: (SUMS,) if session.find(SUMS) else ())
+    session = Session(config)
+    session.run(NUMBERS)
+    alone = session.run(extra)
+    session.run(SUMS)
+    again = Session(config)
+    both = again.run(extra)
+    assert seen == [["numbers"], ["numbers", "sums"]]
+    assert alone.key != both.key
+    assert both.manifest["upstream"] == ["numbers", "sums"]
+    assert both.manifest["inputs"]["sums"] == again.key(SUMS)
+
+
 def test_a_version_raised_by_hand_moves_the_key(config):
     assert Session(config).key(NUMBERS) != Session(config).key(replace(NUMBERS, version=2))
 

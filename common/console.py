@@ -46,7 +46,13 @@ def print_whole(console: Console, table: Table) -> None:
     """Print a table without cutting a `no_wrap` cell: on a terminal too narrow for them, its lines run on."""
     from rich.measure import Measurement
 
-    needed = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
+    wide = console.options.update(max_width=10_000)
+    for column in table.columns:
+        if column.no_wrap and column.max_width is None:
+            # rich takes the longest word for the least width, where nothing wraps too.
+            cells = (column.header, *column.cells)
+            column.min_width = max(Measurement.get(console, wide, cell).maximum for cell in cells)
+    needed = Measurement.get(console, wide, table).minimum
     console.width = max(console.width, needed)
     console.print(table)
 

@@ -1,0 +1,48 @@
+"""Tests as a table on the terminal: what, difference with its interval, p-values, effect size, what could be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LEVEL = 0.05
+
+
+def print_tests(tests: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Rows of `common.families.as_rows`, a heading for each family; those with a corrected p <= 0.05 in bold."""
+    from rich.table import Table
+
+    from common.console import as_markup, print_whole
+
+    if not tests:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("", no_wrap=True)
+    for header in ("units", "difference (95%)", "p", "Holm", "effect", "80% power from"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for family in dict.fromkeys(test["family"] for test in tests):
+        table.add_row(f"[cyan]{as_markup(family)}[/]", *[""] * 6)
+        for test in tests:
+            if test["family"] == family:
+                table.add_row(*_cells(test), style="bold" if test["p_holm"] <= LEVEL else "")
+    console.print()
+    print_whole(console, table)
+
+
+def _cells(test: Mapping[str, Any]) -> Iterable[str]:
+    from common.console import as_markup
+
+    found, raw = test["comparison"], test["comparison"]["raw"]
+    cohen = "" if found["cohen"] is None else f"{'dz' if found['kind'] == 'paired' else 'd'} {found['cohen']:+.2f}"
+    return (
+        f"  {as_markup(test['label'], 44)}",
+        f"{found['units']:,}",
+        f"{raw['value']:+.3f} ({raw['interval']['low']:+.3f} to {raw['interval']['high']:+.3f})",
+        f"{raw['p']:.2g}",
+        f"{test['p_holm']:.2g}",
+        cohen,
+        f"{test['detectable']:.3f}",
+    )

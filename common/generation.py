@@ -183,33 +183,22 @@ def money(amount: float) -> str:
     return f"${amount:,.2f}" if amount >= 0.1 or not amount else f"${amount:.2g}"
 
 
-class Budget:
-    """What a run may still spend. An attempt reserves the most it can cost and is settled at what it did cost.
+class Purse:
+    """What several budgets may spend together; None is no limit.
 
-    So the sum of what was spent never exceeds `max_cost`, however many attempts are on their way.
+    An attempt reserves the most it can cost and is settled at what it did cost, so the sum of what was spent never
+    exceeds the limit, however many attempts are on their way.
     """
 
-    def __init__(self, settings: GenerationConfig) -> None:
-        """
-        Raises:
-            ConfigError: a limit without prices, which could not be kept.
-        """
-        self.settings = settings
-        self.limit = settings.max_cost if settings.engine == "openai" else None
-        if self.limit is not None and price_of(0, 0, settings) is None:
-            raise ConfigError("generation.max_cost needs generation.price_input and generation.price_output")
+    def __init__(self, limit: float | None) -> None:
+        self.limit = limit
         self.spent = 0.0
         self._reserved: dict[int, float] = {}
         self._changed = asyncio.Condition()
         self._next = 0
 
-    def most(self, call: Call) -> float:
-        """The most that one attempt at a call can cost."""
-        return price_of(most_prompt_tokens(call), call.sampling.max_tokens, self.settings) or 0.0
-
-    async def reserve(self, call: Call) -> int | None:
+    async def reserve(self, amount: float) -> int | None:
         """A ticket for one attempt, once there is room for it; None when there will be none in this run."""
-        amount = self.most(call)
         async with self._changed:
             while self.limit is not None and self.spent + sum(self._reserved.values()) + amount > self.limit:
                 if not self._reserved:
@@ -225,6 +214,42 @@ class Budget:
             reserved = self._reserved.pop(ticket)
             self.spent += reserved if cost is None else cost
             self._changed.notify_all()
+
+
+class Budget:
+    """What the calls of one model may still spend: a purse, its own or one that it shares, at the model's prices."""
+
+    def __init__(self, settings: GenerationConfig, purse: Purse | None = None) -> None:
+        """
+        Raises:
+            ConfigError: a limit without prices, which could not be kept.
+        """
+        self.settings = settings
+        remote = settings.engine == "openai"
+        self.purse = purse or Purse(settings.max_cost if remote else None)
+        if remote and self.purse.limit is not None and price_of(0, 0, settings) is None:
+            whose = f" of {settings.model}" if purse else ""
+            raise ConfigError(f"generation.max_cost needs generation.price_input and generation.price_output{whose}")
+
+    @property
+    def limit(self) -> float | None:
+        return self.purse.limit
+
+    @property
+    def spent(self) -> float:
+        return self.purse.spent
+
+    def most(self, call: Call) -> float:
+        """The most that one attempt at a call can cost."""
+        return price_of(most_prompt_tokens(call), call.sampling.max_tokens, self.settings) or 0.0
+
+    async def reserve(self, call: Call) -> int | None:
+        """As `Purse.reserve`, for the most that a call can cost."""
+        return await self.purse.reserve(self.most(call))
+
+    async def settle(self, ticket: int, cost: float | None) -> None:
+        """As `Purse.settle`."""
+        await self.purse.settle(ticket, cost)
 
 
 @dataclass(frozen=True)

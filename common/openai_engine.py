@@ -149,7 +149,10 @@ def _client(url: str, key: str, settings: GenerationConfig) -> AsyncOpenAI:
     # A proxy of the environment is for the outside.
     outside = urlsplit(url).hostname not in LOOPBACK
     http: Any = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=outside)
-    return AsyncOpenAI(api_key=key or "none", base_url=url, max_retries=0, timeout=timeout, http_client=http)
+    client = AsyncOpenAI(api_key=key or "none", base_url=url, max_retries=0, timeout=timeout, http_client=http)
+    # They load their modules when they are first looked at: now, not within the first call's timeout.
+    _ = client.completions, client.chat.completions.with_raw_response
+    return client
 
 
 def _headers(key: str) -> dict[str, Any]:
@@ -213,7 +216,7 @@ class _Line:
         ticket = None if self.stopped else await self.budget.reserve(call)
         if ticket is None:
             self.stopped = self.stopped or (
-                f"generation.max_cost={self.settings.max_cost:g} leaves no room: {money(self.budget.spent)} are spent"
+                f"generation.max_cost={self.budget.limit:g} leaves no room: {money(self.budget.spent)} are spent"
             )
         if ticket is None or self.stopped:
             if ticket is not None:

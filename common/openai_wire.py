@@ -23,6 +23,8 @@ from config import GenerationConfig
 MESSAGE_CHARS = 300
 # The request itself, or the right to make it, is what these refuse: the next one would fare no better.
 FATAL_STATUSES = frozenset({401, 402, 404})
+# What says who answered; a router (OpenRouter) names the provider that it passed the call to.
+_ORIGIN = ("model", "system_fingerprint", "provider")
 PASSING_STATUSES = frozenset({408, 409, 425, 429})
 
 
@@ -121,7 +123,7 @@ def answer_of(reply: Any) -> Answer:
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
         logprobs=_logprobs(choice.get("logprobs")),
-        revision=" ".join(str(reply[name]) for name in ("model", "system_fingerprint") if reply.get(name)),
+        revision=" ".join(str(reply[name]) for name in _ORIGIN if reply.get(name)),
         cost=_number(usage.get("cost")),
     )
 
@@ -238,7 +240,7 @@ class StreamedReply:
             return ""
         event = parsed(value)
         refuse_error(event)
-        self.facts |= {key: event[key] for key in ("model", "system_fingerprint", "usage") if event.get(key)}
+        self.facts |= {key: event[key] for key in (*_ORIGIN, "usage") if event.get(key)}
         choices = event.get("choices")
         return self._choice(_first_choice(event)) if choices else ""
 

@@ -7,6 +7,7 @@ Writes  data/explanations/<key>/: explanations.json (for each cluster: words and
         chunks: cluster_id, model, chunk_row, feature, value, shap)
 Run     uv run explain_clusters.py configs/quickstart.py
         uv run explain_clusters.py configs/quickstart.py --cluster 0.1 --png cluster.png
+        uv run explain_clusters.py configs/quickstart.py --compare source
         uv run --extra explain explain_clusters.py configs/quickstart.py explain.model=trees
 
 A cluster is compared with its siblings only, the other children of its parent; chunks that are noise at the parent are
@@ -16,7 +17,7 @@ left out. Models see at most explain.max_chunks chunks of each sibling. They are
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,8 +222,9 @@ def compositions(
 ) -> dict[str, Any]:
     """Shares of every value of a column in every cluster, each cluster tested against the rest of its parent.
 
-    All members count here, a parent's noise as a class of its own. q-values are over all clusters of the tree. With
-    one value there is nothing to compare, and `splits` and `clusters` are empty.
+    All members count here, a parent's noise as a class of its own. q-values are over all clusters of the tree that can
+    differ: those of a parent with one value cannot, whatever the data. With one value in all there is nothing to
+    compare, and `splits` and `clusters` are empty.
     """
     from common.composition import corrected
 
@@ -230,11 +232,18 @@ def compositions(
     if len(names) < 2:
         return {"labels": names, "splits": {}, "clusters": {}}
     found = {node.cluster_id: node_mixture(node, facts, column, names, settings) for node in parents}
-    tested = list(corrected([each for mixed in found.values() for each in mixed.classes if each.name != NOISE]))
+    classes = [each for mixed in found.values() for each in mixed.classes if each.name != NOISE]
+    tested = {each.name: each for each in corrected([each for each in classes if can_differ(asdict(each))])}
     splits = {parent: {**asdict(mixed), "classes": None} for parent, mixed in found.items()}
     for split in splits.values():
         del split["classes"], split["labels"]
-    return {"labels": names, "splits": splits, "clusters": {each.name: asdict(each) for each in tested}}
+    clusters = {each.name: asdict(tested.get(each.name, each)) for each in classes}
+    return {"labels": names, "splits": splits, "clusters": clusters}
+
+
+def can_differ(mixed: Mapping[str, Any]) -> bool:
+    """Whether a cluster's parent has more than one value."""
+    return sum(share["overall"] > 0 for share in mixed["shares"]) > 1
 
 
 def node_mixture(
@@ -263,7 +272,7 @@ def _settings(config: Config) -> Mapping[str, object]:
 EXPLANATIONS = Stage(
     name="explanations",
     script="explain_clusters.py",
-    version=1,
+    version=2,
     settings=_settings,
     compute=compute,
     inputs=(CHUNKS, CLUSTERS),
@@ -298,8 +307,9 @@ def print_overview(found: Mapping[str, Any], names: Mapping[str, str], console: 
     table.add_column("told by", no_wrap=True, overflow="ellipsis", width=22)
     for cluster_id, cluster in found["clusters"].items():
         view = cluster["models"]["terms"]
+        known = _told_apart(cluster)
         table.add_row(
-            cluster_id,
+            Text(cluster_id, "" if known else "yellow"),
             Text(one_line(names.get(cluster_id, ""))),
             *_score_cells(view["separation"]),
             _permuted(cluster["permuted_auc"]),
@@ -307,6 +317,33 @@ def print_overview(found: Mapping[str, Any], names: Mapping[str, str], console: 
             Text(one_line(", ".join(_told(cluster)))),
         )
     print_whole(console, table)
+    for line in _reading(found["clusters"]):
+        console.print(line, style="dim", markup=False)
+
+
+def _told_apart(cluster: Mapping[str, Any]) -> bool:
+    """Whether its words tell it from its siblings better than words would tell a shuffled one."""
+    score = cluster["models"]["terms"]["separation"]
+    return score["q"] <= 0.05 and score["interval"]["low"] > 0.5
+
+
+def _reading(clusters: Mapping[str, Any]) -> Iterator[str]:
+    """How the overview is to be read, and which clusters are not what they seem."""
+    if not clusters:
+        yield "no cluster has siblings and enough documents to be told from them"
+        return
+    yield (
+        "AUC: the chance that a model of words ranks an unseen chunk of the cluster above one of its siblings' "
+        "(0.5: it knows nothing, as a model of permuted clusters does)."
+    )
+    if any(cluster["told_by"] for cluster in clusters.values()):
+        yield "told by: metadata that alone tell the cluster as well as its words do; it may be no more than that."
+    unknown = [cluster_id for cluster_id, cluster in clusters.items() if not _told_apart(cluster)]
+    if unknown:
+        yield (
+            f"{len(unknown)} of {len(clusters)} clusters are not told from their siblings by words (q > 0.05, or an "
+            f"interval that reaches 0.5): {', '.join(unknown)}"
+        )
 
 
 def _score_cells(score: Mapping[str, Any]) -> tuple[str, str]:
@@ -374,12 +411,13 @@ def _print_model(name: str, view: Mapping[str, Any], cluster: Mapping[str, Any],
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)
     table.add_column("feature", no_wrap=True)
-    for header in ("weight", "SHAP if present", "mean |SHAP|", "has it", "siblings"):
+    linear = any(each["weight"] is not None for each in (*view["present"], *view["absent"]))
+    for header in (*(("weight",) if linear else ()), "SHAP if present", "mean |SHAP|", "has it", "siblings"):
         table.add_column(header, justify="right", no_wrap=True)
     for sign, features in (("+", view["present"]), ("-", view["absent"])):
         for each in features:
-            weight = "" if each["weight"] is None else f"{each['weight']:+.2f}"
-            figures = (weight, f"{each['effect']:+.2f}", f"{each['importance']:.3f}")
+            weight = (f"{each['weight']:+.2f}",) if linear else ()
+            figures = (*weight, f"{each['effect']:+.2f}", f"{each['importance']:.3f}")
             shares = (f"{each['share']:.0%}", f"{each['sibling_share']:.0%}")
             table.add_row(Text(sign, "green" if sign == "+" else "red"), one_text(each["feature"]), *figures, *shares)
     print_whole(console, table)
@@ -424,20 +462,78 @@ def _print_mixture(name: str, found: Mapping[str, Any], cluster_id: str, console
     console.print(Text.assemble((title, "cyan"), shares))
 
 
-def print_compositions(found: Mapping[str, Any], console: Console) -> None:
-    """For each compared column, how strongly the clusters differ, level by level of the tree."""
+def print_compositions(found: Mapping[str, Any], names: Mapping[str, str], console: Console) -> None:
+    """For each compared column, the mixtures of the root's clusters; those of a column like another's only once."""
+    said: list[Any] = []
     for name, compared in found["composition"].items():
-        if not compared["splits"]:
-            console.print(f"{name}: all chunks are of one, '{compared['labels'][0]}'", markup=False)
-            continue
-        root = compared["splits"]["root"]
-        flagged = sum(each["q"] <= 0.05 for each in compared["clusters"].values())
-        console.print(
-            f"{name}: clusters of the root differ with V {root['v']:.2f} [{root['interval']['low']:.2f}, "
-            f"{root['interval']['high']:.2f}], p {root['p']:.2g}, {root['documents']:,} documents; {flagged} of "
-            f"{len(compared['clusters'])} clusters differ from the rest of their parent at q <= 0.05",
-            markup=False,
-        )
+        if compared["splits"]:
+            counts = [[share["rows"] for share in each["shares"]] for each in compared["clusters"].values()]
+            if sorted(zip(*counts, strict=True)) not in said:
+                said.append(sorted(zip(*counts, strict=True)))
+                print_composition(name, found, names, console, whole=False)
+            else:
+                console.print(f"\n{name}: divides the chunks as the one above", markup=False)
+        else:
+            console.print(f"\n{name}: all chunks are of one, '{compared['labels'][0]}'", markup=False)
+
+
+def print_composition(
+    name: str, found: Mapping[str, Any], names: Mapping[str, str], console: Console, *, whole: bool = True
+) -> None:
+    """The shares of every value of a column in the clusters of the tree, or of its first level, and their tests."""
+    compared = found["composition"][name]
+    root, clusters = compared["splits"]["root"], compared["clusters"]
+    tested = [each for each in clusters.values() if can_differ(each)]
+    flagged = sum(each["q"] <= 0.05 for each in tested)
+    console.print(
+        f"\n{name}: clusters of the root differ with V {root['v']:.2f} [{root['interval']['low']:.2f}, "
+        f"{root['interval']['high']:.2f}], p {root['p']:.2g}, {root['documents']:,} documents; {flagged} of "
+        f"{len(tested)} clusters differ from the rest of their parent at q <= 0.05",
+        markup=False,
+    )
+    shown = {each["name"]: each for each in tested if whole or "." not in each["name"]}
+    _print_shares(compared["labels"], shown, names, console)
+    if not whole and len(shown) < len(tested):
+        console.print(f"the deeper ones, each against the rest of its parent: --compare {name}", style="dim")
+    if whole and len(tested) < len(clusters):
+        console.print(f"{len(clusters) - len(tested)} clusters lie in parents of one {name} only", style="dim")
+
+
+# Columns of shares in a table; where a column has more values, the most frequent ones are shown.
+SHARE_COLUMNS = 4
+
+
+def _print_shares(
+    labels: Sequence[str], clusters: Mapping[str, Any], names: Mapping[str, str], console: Console
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from common.console import one_line, print_whole
+
+    overall = {share["label"]: share["overall"] for share in next(iter(clusters.values()))["shares"]}
+    chosen = sorted(labels, key=lambda label: -overall[label])[:SHARE_COLUMNS]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("id", no_wrap=True)
+    table.add_column("cluster", no_wrap=True, overflow="ellipsis", max_width=26)
+    for header in ("documents", *(f"{one_line(label, 20)} [95%]" for label in chosen), "V", "q"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for cluster_id, each in clusters.items():
+        shares = {share["label"]: share for share in each["shares"]}
+        cells = (_share_cell(shares[label]) for label in chosen)
+        figures = (f"{each['v']:.2f}", Text(f"{each['q']:.2g}", "" if each["q"] <= 0.05 else "dim"))
+        name = Text(one_line(names.get(cluster_id, "")))
+        table.add_row(cluster_id, name, f"{each['documents']:,}", *cells, *figures)
+    print_whole(console, table)
+
+
+def _share_cell(share: Mapping[str, Any]) -> Any:
+    """A share and its interval: green where all of it is above the parent's, red where all of it is below."""
+    from rich.text import Text
+
+    low, high = share["interval"]["low"], share["interval"]["high"]
+    style = "green" if low > share["overall"] else "red" if high < share["overall"] else ""
+    return Text(f"{share['share']:.1%} [{100 * low:.1f}, {100 * high:.1f}]", style)
 
 
 # --- the command ---------------------------------------------------------------------------------------------
@@ -446,6 +542,9 @@ def print_compositions(found: Mapping[str, Any], console: Console) -> None:
 def arguments(parser: ArgumentParser) -> None:
     """This script's own options."""
     parser.add_argument("--cluster", metavar="ID", help="everything known of one cluster")
+    parser.add_argument(
+        "--compare", choices=COMPARED, help="shares of every training stage, or source, in all clusters of the tree"
+    )
     parser.add_argument("--png", metavar="FILE", help="draw the SHAP values of --cluster's model")
     parser.add_argument(
         "--features", choices=("terms", "all"), default="terms", help="what --png draws: words, or metadata too"
@@ -462,6 +561,9 @@ def present(session: Session, args: Namespace) -> object:
         raise ConfigError("--png draws one cluster; name it with --cluster ID")
     if args.cluster and args.cluster not in found["clusters"]:
         raise ConfigError(_no_such(args.cluster, found, load_tree(session.load(CLUSTERS))))
+    if args.compare and not found["composition"][args.compare]["splits"]:
+        only = found["composition"][args.compare]["labels"][0]
+        raise ConfigError(f"--compare {args.compare}: all chunks are of one, '{only}'")
     if args.png:
         draw(
             artifact, args.cluster, names, Path(args.png), "terms" if args.features == "terms" else "terms and metadata"
@@ -470,9 +572,11 @@ def present(session: Session, args: Namespace) -> object:
         print_warnings(session)
         if args.cluster:
             print_cluster(found, args.cluster, names, stdout())
+        elif args.compare:
+            print_composition(args.compare, found, names, stdout())
         else:
             print_overview(found, names, stdout())
-            print_compositions(found, stdout())
+            print_compositions(found, names, stdout())
     return found["clusters"][args.cluster] if args.cluster else found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import false_discovery_control
 
 import explain_clusters
 from cluster_corpus import CLUSTERS, load_tree
@@ -21,7 +22,7 @@ from common.errors import ConfigError
 from common.stages import Session
 from config import ColumnsText, Config, ExplainConfig, FilesReader, SourceConfig
 from embed_chunks import CHUNKS, VECTORS
-from explain_clusters import COMPARED, EXPLANATIONS, chunk_facts, label_columns, present
+from explain_clusters import COMPARED, EXPLANATIONS, _reading, can_differ, chunk_facts, label_columns, present
 from name_clusters import NAMES
 from prepare_data import DOCUMENTS
 from tests.planted import HOSTILE, SUBTOPICS, planted_config, planted_texts
@@ -62,6 +63,10 @@ def session(tmp_path_factory) -> Session:
 @pytest.fixture(scope="module")
 def found(session) -> dict:
     return session.load(EXPLANATIONS).json("explanations.json")
+
+
+def shown(**options) -> Namespace:
+    return Namespace(**{"json": False, "cluster": None, "compare": None, "png": None, "features": "terms"} | options)
 
 
 def subtopic_of(session: Session) -> dict[str, str]:
@@ -113,14 +118,26 @@ def test_stages_are_compared_cluster_by_cluster(session, found):
     assert whole == load_tree(session.load(CLUSTERS)).children[0].size
 
 
+def test_clusters_that_cannot_differ_do_not_count_as_tested(session, found):
+    compared = found["composition"]["stage"]["clusters"]
+    tested = {name: each for name, each in compared.items() if can_differ(each)}
+    assert {each["p"] for name, each in compared.items() if name not in tested} <= {1.0}
+    expected = false_discovery_control([each["p"] for each in tested.values()])
+    assert [each["q"] for each in tested.values()] == pytest.approx(expected)
+    mixed = {"shares": [{"overall": 1.0}, {"overall": 0.0}]}
+    assert not can_differ(mixed)
+
+
 def test_one_stage_is_nothing_to_compare(tmp_path, capsys):
     session = Session(replace(planted_config(tmp_path), explain=replace(EXPLAIN, refits=0)), "planted.py")
     for stage in (*UPSTREAM[:-1], EXPLANATIONS):
         session.run(stage)
     compared = session.load(EXPLANATIONS).json("explanations.json")["composition"]
     assert compared["stage"] == {"labels": ["pretrain"], "splits": {}, "clusters": {}}
-    present(session, Namespace(json=False, cluster=None, png=None, features="terms"))
+    present(session, shown())
     assert "stage: all chunks are of one, 'pretrain'" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--compare stage: all chunks are of one, 'pretrain'"):
+        present(session, shown(compare="stage"))
 
 
 def test_shap_values_are_those_of_held_out_chunks_and_words_the_chunks_have(session):
@@ -136,6 +153,17 @@ def test_the_artifact_is_the_same_again(session, tmp_path):
     again = Session(replace(session.config), "planted.py", fresh=True)
     before = checksums(session.load(EXPLANATIONS).folder)
     assert checksums(again.run(EXPLANATIONS).folder) == before
+
+
+def test_trees_find_the_same_words(session, found):
+    pytest.importorskip("shap")
+    trees = Session(replace(session.config, explain=replace(EXPLAIN, model="trees")), "planted.py")
+    boosted = trees.run(EXPLANATIONS).json("explanations.json")
+    for cluster_id, subtopic in subtopic_of(session).items():
+        view = boosted["clusters"][cluster_id]["models"]["terms"]
+        assert {each["feature"] for each in view["present"][:3]} <= SUBTOPICS[subtopic]
+        assert view["separation"]["auc"] > 0.95
+    assert boosted["composition"] == found["composition"]
 
 
 def test_keys_follow_the_settings_that_are_used(session):
@@ -186,8 +214,29 @@ def test_a_killed_run_goes_on(session, monkeypatch):
 # --- what it says --------------------------------------------------------------------------------------------
 
 
+def test_every_cluster_is_compared_on_demand(session, found, capsys):
+    present(session, shown(compare="stage"))
+    lines = capsys.readouterr().out.splitlines()
+    mixed = next(each for each in found["composition"]["stage"]["clusters"].values() if can_differ(each))
+    base = next(share for share in mixed["shares"] if share["label"] == "base")
+    row = next(line for line in lines if line.startswith(f"{mixed['name']} "))
+    assert f"{base['share']:.1%} [{100 * base['interval']['low']:.1f}, {100 * base['interval']['high']:.1f}]" in row
+    assert row.endswith(f"{mixed['q']:.2g}")
+
+
+def test_clusters_that_words_do_not_tell_are_named():
+    def cluster(q, low):
+        score = {"auc": 0.7, "q": q, "interval": {"low": low, "high": 0.9}}
+        return {"models": {"terms": {"separation": score}}, "told_by": []}
+
+    lines = list(_reading({"0": cluster(0.01, 0.6), "1": cluster(0.2, 0.55), "2": cluster(0.01, 0.4)}))
+    assert lines[-1].startswith("2 of 3 clusters are not told from their siblings by words")
+    assert lines[-1].endswith(": 1, 2")
+    assert list(_reading({})) == ["no cluster has siblings and enough documents to be told from them"]
+
+
 def test_the_overview_has_a_line_a_cluster(session, found, capsys):
-    assert present(session, Namespace(json=False, cluster=None, png=None, features="terms")) == found
+    assert present(session, shown()) == found
     lines = capsys.readouterr().out.splitlines()
     for cluster_id in found["clusters"]:
         assert any(line.startswith(f"{cluster_id} ") for line in lines)
@@ -196,7 +245,7 @@ def test_the_overview_has_a_line_a_cluster(session, found, capsys):
 
 def test_a_cluster_is_described_in_full_and_its_corpus_cannot_act_on_the_terminal(session, capsys):
     cooking = next(each for each, subtopic in subtopic_of(session).items() if subtopic == "bread")
-    result = present(session, Namespace(json=False, cluster=cooking, png=None, features="terms"))
+    result = present(session, shown(cluster=cooking))
     out = capsys.readouterr().out
     assert isinstance(result, dict)
     assert result["cluster_id"] == cooking
@@ -217,16 +266,16 @@ def test_a_cluster_is_described_in_full_and_its_corpus_cannot_act_on_the_termina
 )
 def test_what_cannot_be_shown_is_said_in_one_line(session, given, message):
     with pytest.raises(ConfigError, match=message):
-        present(session, Namespace(**{"json": True, "cluster": None, "png": None, "features": "terms"} | given))
+        present(session, shown(**{"json": True} | given))
 
 
 @pytest.mark.parametrize("features", ["terms", "all"])
 def test_a_beeswarm_is_drawn(session, tmp_path, features):
     target = tmp_path / "swarm.png"
-    present(session, Namespace(json=True, cluster="0", png=str(target), features=features))
+    present(session, shown(json=True, cluster="0", png=str(target), features=features))
     assert target.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match=r"--png .*missing"):
-        present(session, Namespace(json=True, cluster="0", png=str(tmp_path / "missing" / "x.png"), features=features))
+        present(session, shown(json=True, cluster="0", png=str(tmp_path / "missing" / "x.png"), features=features))
 
 
 def test_label_columns_are_read_from_any_json():

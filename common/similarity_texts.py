@@ -21,6 +21,8 @@ from common.overlap import passage
 from common.quality import raw_words
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Int64
+
     from common.rollouts import Rollout
     from common.samples import GSM8KSample
 
@@ -218,3 +220,44 @@ def word_count(text: str) -> int:
 def first_words(text: str, count: int) -> str | None:
     """The text up to its `count`-th word, as it stands; None when it has fewer."""
     return passage(text, 0, count) if 0 < count <= word_count(text) else None
+
+
+# --- held-out texts ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class NullTexts:
+    """Held-out texts of the corpus, cut to lengths of each class; `stage` is the number of each one's stage."""
+
+    texts: list[str]
+    stage: Int64[np.ndarray, " texts"]
+    length_class: Int64[np.ndarray, " texts"]
+    words: Int64[np.ndarray, " texts"]
+
+    def of(self, kept: Bool[np.ndarray, " texts"]) -> NullTexts:
+        """Those that are kept."""
+        texts = [text for text, keep in zip(self.texts, kept.tolist(), strict=True) if keep]
+        return NullTexts(texts, self.stage[kept], self.length_class[kept], self.words[kept])
+
+
+def cut_to_lengths(
+    by_stage: Sequence[Sequence[str]], words: Int64[np.ndarray, " texts"], edges: Int64[np.ndarray, " edges"], seed: int
+) -> NullTexts:
+    """The beginning of every held-out text, once for each class: as long as a text of the class, where it can be.
+
+    Args:
+        by_stage: held-out texts of each stage.
+        words: lengths to be matched; those of a class are drawn from among its own.
+        edges: see `common.similarity.length_edges`.
+    """
+    from common.similarity import length_class
+
+    generator, classes = np.random.default_rng(seed), length_class(words, edges)
+    found: list[tuple[str, int, int, int]] = []
+    for stage, texts in enumerate(by_stage):
+        for label in np.unique(classes).tolist():
+            lengths = generator.choice(words[classes == label], len(texts)).tolist()
+            cut = [(first_words(text, length), length) for text, length in zip(texts, lengths, strict=True)]
+            found += [(text, stage, label, length) for text, length in cut if text]
+    numbers = np.array([each[1:] for each in found], dtype=np.int64).reshape(-1, 3)
+    return NullTexts([each[0] for each in found], numbers[:, 0], numbers[:, 1], numbers[:, 2])

@@ -1,0 +1,827 @@
+"""GSM8K questions, answers and model answers -> how near each training stage is to them, and what follows from it.
+
+Reads   data/documents, data/chunks, data/vectors; data/clusters and data/names where they are finished; data/rollouts
+        where similarity.answers=rollouts; the questions that similarity.source names (default: rollouts.source), and
+        models' answers in similarity.answers_file
+Writes  data/similarity/<key>/: similarity.parquet and similarity.csv (sample_id, variant, model, corpus_stage, rank,
+        distance, chunk_id, chunk_text, overlap, cluster columns: k neighbours of every text in every stage),
+        scores.parquet (a row for each text and stage: raw, equalised and calibrated distance, overlap), null.parquet
+        (held-out texts), chunk_scores.parquet (distance, rank_max, rank_mean of every distinct chunk), unused.parquet,
+        summary.json, report.html, distance_by_difficulty.png, distance_by_correctness.png
+Run     uv run gsm8k_corpus_similarity.py configs/gsm8k_similarity_01_tiny.py
+        uv run gsm8k_corpus_similarity.py configs/gsm8k_similarity_01_tiny.py similarity.metric=manhattan --csv out.csv
+
+Stages differ in size, and the nearest of many chunks is nearer than the nearest of few. So three figures stand side by
+side: the raw distance to the nearest chunk of a stage; the distance at equal pools (the mean over random pools of the
+size of the smallest stage); and the percentile of that among held-out texts of the stage, cut to the same number of
+words. Beside them are the same of texts whose words were shuffled, and what is shared word for word. A text is always
+embedded as a query, held-out ones included; exact copies of a chunk are counted once.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from annotate_with_clusters import write_csv
+from cluster_corpus import CLUSTERS
+from common.cli import run_script
+from common.errors import ConfigError, UserError
+from common.keys import keyed_settings
+from common.stages import Job, Session, Stage
+from config import Config, PrepareConfig, RolloutsConfig, SimilarityConfig
+from corpus import content_ids, keyed_source
+from embed_chunks import CHUNKS, VECTORS
+from map_chunks import placed
+from name_clusters import NAMES
+from prepare_data import DOCUMENTS
+from rollout import ROLLOUTS, load_rollouts, read_samples, source_of
+from search import embed_texts, read_chunks, stage_groups, text_digests
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from jaxtyping import Bool, Float32, Int64
+
+    from common.arrays import ShardedArray
+    from common.neighbours import Neighbours
+    from common.rollouts import Rollout
+    from common.samples import GSM8KSample
+    from common.similarity import PooledDistances
+    from common.similarity_evidence import Evidence
+    from common.similarity_hypotheses import Scores
+    from common.similarity_summary import StageScores
+    from common.similarity_texts import Agreement, Entry, NullTexts, Unused
+
+# Texts embedded between two files that a killed run finds again.
+BATCH = 8_192
+# At most this share of a stage's documents is held out of its pools.
+HELD_OUT_SHARE = 0.2
+# Chunks that count as most like the benchmark when strategies are compared; and how many are named.
+TOP_SHARE, LISTED = 0.01, 20
+FEWEST_CHUNKS = 3
+# Texts with the most verbatim evidence, of each stage, that the report shows.
+EVIDENCE = 10
+NO_DIRECTION = "the embedder knows no part of it"
+
+
+# --- texts ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is held against the corpus, what of the benchmark is not, and how our grades agree with given ones."""
+
+    entries: list[Entry]
+    unused: list[Unused]
+    grades: list[Agreement]
+    questions: int
+
+
+def questions_of(config: Config) -> RolloutsConfig:
+    """Where the questions are read: as `rollout.py` reads them, from similarity.source where that is given."""
+    given = config.similarity.source
+    return replace(config.rollouts, sample="gsm8k", **({} if given is None else {"source": given}))
+
+
+def gather_texts(job: Job) -> Texts:
+    """Every variant of every question, the models' answers, and shuffled copies.
+
+    Raises:
+        UserError: there is no question, or no answer where answers are asked for.
+    """
+    from common.similarity_texts import agreement, answer_entries, entries_of, parted
+
+    settings = job.config.similarity
+    samples = gsm8k_samples(job.config, job.cache_dir)
+    rollouts = list(read_answers(job))
+    own = [each for sample in samples for each in entries_of(sample, settings.variants, settings.answer_form)]
+    answered = list(answer_entries(rollouts, samples, settings.answer_form))
+    entries, unused = parted([*own, *answered])
+    if settings.answers != "none" and not any(entry.model for entry in entries):
+        raise UserError("similarity.answers: none of the answers is to one of these questions; check similarity.source")
+    grades = agreement(rollouts, entries, samples)
+    return Texts([*entries, *controls(entries, settings)], unused, grades, len(samples))
+
+
+def gsm8k_samples(config: Config, cache_dir: Path) -> list[GSM8KSample]:
+    """The questions with their worked answers, in order."""
+    from common.samples import GSM8KSample
+
+    found = read_samples(questions_of(config), cache_dir).found
+    samples = [sample for sample in found if isinstance(sample, GSM8KSample)][: config.similarity.take_questions]
+    if not samples:
+        raise UserError("similarity.source holds no question")
+    return samples
+
+
+def read_answers(job: Job) -> Iterator[Rollout]:
+    """Models' answers as rollouts: of the rollouts artifact, of a file of rollouts, or graded solutions.
+
+    Raises:
+        ConfigError: a file is asked for and none is named.
+        UserError: the file cannot be read, or a line is none.
+    """
+    settings = job.config.similarity
+    if settings.answers == "rollouts":
+        yield from load_rollouts(job.inputs["rollouts"])
+    elif settings.answers == "file":
+        yield from answers_in(answers_path(settings))
+
+
+def answers_path(settings: SimilarityConfig) -> Path:
+    """The file of answers.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not settings.answers_file:
+        raise ConfigError("similarity.answers=file needs similarity.answers_file=FILE")
+    path = Path(settings.answers_file)
+    if not path.is_file():
+        raise ConfigError(f"similarity.answers_file: {path} is no file")
+    return path
+
+
+def answers_in(path: Path) -> Iterator[Rollout]:
+    """The rollouts of a file of either layout."""
+    from common.graded_solutions import first_row, is_graded, read_graded
+    from common.rollouts import read_jsonl
+
+    yield from read_graded(path) if is_graded(first_row(path)) else read_jsonl(path)
+
+
+def controls(entries: Sequence[Entry], settings: SimilarityConfig) -> list[Entry]:
+    """Shuffled copies of all texts of some questions, chosen by a hash of their ids."""
+    import numpy as np
+
+    from common.dedup import sample_ranks
+    from common.similarity_texts import shuffled
+
+    names = list(dict.fromkeys(entry.sample_id for entry in entries))
+    ranks = sample_ranks(settings.seed, "shuffled", names)
+    chosen = {names[row] for row in np.argsort(ranks, kind="stable")[: settings.shuffled_questions].tolist()}
+    mine = [entry for entry in entries if entry.sample_id in chosen]
+    return [*shuffled(mine, "within", settings.seed), *shuffled(mine, "among", settings.seed)] if mine else []
+
+
+# --- the corpus ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The vectors, and what is known of the chunk of each.
+
+    Args:
+        rows: chunk row of each vector.
+        stage: place of its training stage in `stages`.
+        first: whether its text is the first of its kind in its stage; `first_of_all`: in the whole corpus.
+        held_out: whether its document is held out of the pools.
+        null_rows: of each stage, the vectors that held-out texts are cut from: the first chunk of every such document.
+    """
+
+    stored: ShardedArray
+    rows: Int64[np.ndarray, " vectors"]
+    stages: tuple[str, ...]
+    stage: Int64[np.ndarray, " vectors"]
+    first: Bool[np.ndarray, " vectors"]
+    first_of_all: Bool[np.ndarray, " vectors"]
+    held_out: Bool[np.ndarray, " vectors"]
+    null_rows: tuple[Int64[np.ndarray, " texts"], ...]
+
+    def of_stage(self, number: int) -> Int64[np.ndarray, " n"]:
+        """The distinct chunks of a stage, by number among the vectors."""
+        import numpy as np
+
+        return np.flatnonzero(self.first & (self.stage == number))
+
+    def poolable(self, number: int) -> Int64[np.ndarray, " n"]:
+        """Those of them that are not held out."""
+        import numpy as np
+
+        return np.flatnonzero(self.first & (self.stage == number) & ~self.held_out)
+
+    def pool_size(self, settings: SimilarityConfig) -> int:
+        """Chunks of a pool.
+
+        Raises:
+            ConfigError: more are asked for than the smallest stage has.
+        """
+        sizes = {stage: len(self.poolable(number)) for number, stage in enumerate(self.stages)}
+        smallest = min(sizes, key=lambda stage: sizes[stage])
+        if (settings.pool_size or 0) > sizes[smallest]:
+            raise ConfigError(
+                f"similarity.pool_size is {settings.pool_size}, but stage '{smallest}' has {sizes[smallest]} chunks "
+                "that are not held out"
+            )
+        return settings.pool_size or sizes[smallest]
+
+
+def load_corpus(job: Job) -> Corpus:
+    """The vectors of a finished corpus, with some documents of every stage held out by a hash of their ids."""
+    import numpy as np
+
+    from common.arrays import ShardedArray
+    from common.similarity import distinct_rows
+
+    chunks, vectors = job.inputs["chunks"], job.inputs["vectors"]
+    shards = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])
+    stages, stage = stage_groups(chunks, shards)
+    rows, digests = shards.load(), text_digests(chunks)
+    held_out, null_rows = hold_out(job, rows, stage, len(stages))
+    return Corpus(
+        stored=ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")]),
+        rows=rows,
+        stages=tuple(stages),
+        stage=stage,
+        first=distinct_rows(digests[rows], stage),
+        first_of_all=distinct_rows(digests[rows]),
+        held_out=np.asarray(held_out),
+        null_rows=null_rows,
+    )
+
+
+def hold_out(
+    job: Job, rows: Int64[np.ndarray, " vectors"], stage: Int64[np.ndarray, " vectors"], stages: int
+) -> tuple[Bool[np.ndarray, " vectors"], tuple[Int64[np.ndarray, " texts"], ...]]:
+    """Which vectors are held out, and of each stage the first vector of every held-out document."""
+    import numpy as np
+
+    from common.dedup import sample_ranks
+
+    settings, tables = job.config.similarity, job.inputs["chunks"].tables("chunks-*.parquet", ["doc_id"])
+    ids = np.array([each for table in tables for each in table["doc_id"].to_pylist()], dtype=object)[rows]
+    held_out, firsts = np.zeros(len(rows), dtype=bool), []
+    for number in range(stages):
+        mine = np.flatnonzero(stage == number)
+        documents, first, which = np.unique(ids[mine].astype(str), return_index=True, return_inverse=True)
+        count = min(settings.null_texts, int(HELD_OUT_SHARE * len(documents)))
+        chosen = np.argsort(sample_ranks(settings.seed, "held out", documents.tolist()), kind="stable")[:count]
+        held_out[mine[np.isin(which, chosen)]] = True
+        firsts.append(mine[first[np.sort(chosen)]])
+    return held_out, tuple(firsts)
+
+
+def held_out_texts(job: Job, corpus: Corpus) -> list[list[str]]:
+    """Of each stage, the first chunks of the documents held out."""
+    return [read_chunks(job.inputs["chunks"], corpus.rows[rows])["text"].to_pylist() for rows in corpus.null_rows]
+
+
+def documents_of(job: Job, stage: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Ids and texts of a stage's documents, a shard at a time."""
+    for table in job.inputs["documents"].tables("documents-*.parquet", ["doc_id", "stage", "text"]):
+        keep = [place for place, each in enumerate(table["stage"].to_pylist()) if each == stage]
+        if keep:
+            mine = table.take(keep)
+            yield mine["doc_id"].to_pylist(), mine["text"].to_pylist()
+
+
+# --- vectors and distances -----------------------------------------------------------------------------------
+
+
+def embed(job: Job, texts: Sequence[str], what: str) -> Float32[np.ndarray, "texts dims"]:
+    """Texts as queries, a batch at a time, each kept for a run that takes this one up; zeros where there is no word."""
+    import numpy as np
+
+    vectors = job.inputs["vectors"]
+    found = [embed_texts(vectors, [], job.config)]
+    with job.progress.bar(f"embed {what}", len(texts)) as bar:
+        for number, start in enumerate(range(0, len(texts), BATCH)):
+            name, batch = f"scratch/{what}-{number:05d}.npy", texts[start : start + BATCH]
+            if not job.part.finished(name):
+                job.part.write_array(name, embed_texts(vectors, batch, job.config, keep_unknown=True))
+            found.append(np.asarray(job.part.read_array(name)))
+            bar.advance(len(batch))
+    return np.concatenate(found)
+
+
+def raw_neighbours(
+    corpus: Corpus, queries: Float32[np.ndarray, "texts dims"], settings: SimilarityConfig
+) -> dict[int, Neighbours]:
+    """The k nearest distinct chunks of every stage; `indices` count vectors."""
+    import numpy as np
+
+    from common.arrays import SelectedRows
+    from common.neighbours import Neighbours, top_k_per_group
+
+    chosen = np.flatnonzero(corpus.first)
+    found = top_k_per_group(
+        SelectedRows(corpus.stored, chosen), queries, settings.k, settings.metric, groups=corpus.stage[chosen]
+    )
+    return {label: Neighbours(chosen[each.indices], each.distances) for label, each in found.items()}
+
+
+def pooled(
+    corpus: Corpus, number: int, queries: Float32[np.ndarray, "texts dims"], settings: SimilarityConfig
+) -> PooledDistances:
+    """Distances to random pools of one stage, all of the size that every stage can give."""
+    from common.arrays import SelectedRows
+    from common.similarity import pooled_distances
+
+    return pooled_distances(
+        SelectedRows(corpus.stored, corpus.poolable(number)),
+        queries,
+        settings.metric,
+        size=corpus.pool_size(settings),
+        pools=settings.pools,
+        k=settings.k,
+        seed=settings.seed,
+    )
+
+
+# --- tables --------------------------------------------------------------------------------------------------
+
+
+def neighbour_table(
+    job: Job,
+    corpus: Corpus,
+    entries: Sequence[Entry],
+    rows: Int64[np.ndarray, " plain"],
+    near: Mapping[int, Neighbours],
+    scores: Sequence[StageScores],
+) -> pa.Table:
+    """k rows for every text and stage: the contract at the top of the file; `rows` are the texts that have one."""
+    import pyarrow as pa
+
+    from common.similarity_tables import entry_columns, overlap_columns
+
+    parts = []
+    for number, found in near.items():
+        k = found.indices.shape[1]
+        texts, vectors, stage = rows.repeat(k), found.indices[rows].reshape(-1), scores[number]
+        columns = {
+            **entry_columns([entries[row] for row in texts.tolist()]),
+            "corpus_stage": pa.array([stage.stage] * len(texts), pa.string()),
+            "rank": pa.array(list(range(1, k + 1)) * len(rows), pa.int32()),
+            "stage_chunks": pa.array([len(corpus.of_stage(number))] * len(texts), pa.int64()),
+            "metric": pa.array([job.config.similarity.metric] * len(texts), pa.string()),
+            "distance": pa.array(found.distances[rows].reshape(-1)),
+            **chunk_columns(job, corpus.rows[vectors]),
+            "percentile": pa.array(stage.percentile[texts], from_pandas=True),
+            **overlap_columns(*([found[row] for row in texts.tolist()] for found in (stage.overlap, stage.masked))),
+        }
+        parts.append(pa.table(columns))
+    order = [("sample_id", "ascending"), ("variant", "ascending"), ("model", "ascending")]
+    return pa.concat_tables(parts).sort_by([*order, ("corpus_stage", "ascending"), ("rank", "ascending")])
+
+
+def chunk_columns(job: Job, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array]:
+    """Id and text of some chunks, cut to `chunk_chars`; and where there is a tree, their clusters."""
+    import numpy as np
+    import pyarrow as pa
+
+    limit = job.config.similarity.chunk_chars or None
+    distinct, place = np.unique(rows, return_inverse=True)
+    read = read_chunks(job.inputs["chunks"], distinct)
+    texts = [text[:limit] for text in read["text"].to_pylist()]
+    columns = {"chunk_id": read["chunk_id"].combine_chunks(), "chunk_text": pa.array(texts, pa.string())}
+    columns |= cluster_columns(job, distinct) if "clusters" in job.inputs else {}
+    at = pa.array(place)
+    return {name: column.take(at) for name, column in columns.items()}
+
+
+def cluster_columns(job: Job, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array]:
+    """Path of every chunk, and the name of its cluster at each depth (from 0, below the root)."""
+    import pyarrow as pa
+
+    from common.assignment import ancestors
+
+    names = job.inputs["names"].json("names.json")
+    paths = placed(job.inputs["clusters"], rows)["path"].to_pylist()
+    nodes = [ancestors(path) for path in paths]
+    depth = max((cluster_id.count(".") + 1 for cluster_id in names if cluster_id[0].isdigit()), default=0)
+    columns = {"cluster_path": pa.array(paths, pa.string())}
+    for level in range(depth):
+        named = [names[each[level]]["name"] if level < len(each) else None for each in nodes]
+        columns[f"cluster_depth_{level}"] = pa.array(named, pa.string())
+    return columns
+
+
+# --- chunks most like the benchmark --------------------------------------------------------------------------
+
+
+def score_chunks(job: Job, corpus: Corpus, measured: Measured) -> dict[str, Any]:
+    """Write every distinct chunk's scores by all questions; compare the strategies, and how generic their best are."""
+    import numpy as np
+
+    from common.similarity import best_first, compare_strategies
+
+    settings, asked = job.config.similarity, measured.asked()
+    kept = np.flatnonzero(corpus.first_of_all)
+    if len(kept) < FEWEST_CHUNKS:
+        return {}
+    top = max(1, round(TOP_SHARE * len(kept)))
+    scores, by = chunk_scores(corpus, kept, measured.queries[asked], settings)
+    table = chunk_score_table(job, corpus, kept, scores, {name: asked[each] for name, each in by.items()}, measured)
+    job.part.write_table("chunk_scores.parquet", table)
+    first = best_first(scores[settings.aggregation_strategy], LISTED)
+    listed = table.take(first)
+    listed = listed.append_column("chunk_text", [chunk_columns(job, corpus.rows[kept[first]])["chunk_text"]])
+    return {
+        "strategy": settings.aggregation_strategy,
+        "queries": len(asked),
+        "ranked_chunks": len(kept),
+        "duplicates": len(corpus.rows) - len(kept),
+        "top": top,
+        "strategies": [asdict(each) for each in compare_strategies(scores, top)],
+        **generic_chunks(corpus, kept, measured, settings),
+        "listed": listed.to_pylist(),
+    }
+
+
+def generic_chunks(
+    corpus: Corpus, kept: Int64[np.ndarray, " kept"], measured: Measured, settings: SimilarityConfig
+) -> dict[str, Any]:
+    """How many of each strategy's best chunks are so for as many unrelated texts too, held-out documents left out."""
+    import numpy as np
+
+    from common.similarity import genericness
+
+    asked, unrelated = measured.asked(), measured.unrelated()
+    count, others = min(len(asked), len(unrelated)), np.flatnonzero(~corpus.held_out[kept])
+    if not count or len(others) < FEWEST_CHUNKS:
+        return {"unrelated_queries": 0, "generic": []}
+    chosen = np.random.default_rng(settings.seed).permutation(asked)[:count]
+    both = (measured.queries[chosen], measured.null_queries[unrelated[:count]])
+    ours, theirs = (chunk_scores(corpus, kept[others], queries, settings)[0] for queries in both)
+    found = genericness(ours, theirs, max(1, round(TOP_SHARE * len(others))))
+    return {"unrelated_queries": count, "generic": [asdict(each) for each in found]}
+
+
+def chunk_score_table(
+    job: Job,
+    corpus: Corpus,
+    kept: Int64[np.ndarray, " kept"],
+    scores: Mapping[str, np.ndarray],
+    by: Mapping[str, Int64[np.ndarray, " kept"]],
+    measured: Measured,
+) -> pa.Table:
+    """A row for each distinct chunk; `by` are the texts that gave its distance and its best rank."""
+    import pyarrow as pa
+
+    stages = pa.array(corpus.stages, pa.string()).take(pa.array(corpus.stage[kept]))
+    names = pa.array([entry.sample_id for entry in measured.entries], pa.string())
+    return pa.table(
+        {
+            "chunk_id": chunk_columns(job, corpus.rows[kept])["chunk_id"],
+            "corpus_stage": stages,
+            **{name: pa.array(values) for name, values in scores.items()},
+            **{f"{name}_percentile": pa.array((scores[name] - 1) / len(kept)) for name in ("rank_max", "rank_mean")},
+            "ranked_chunks": pa.array([len(kept)] * len(kept), pa.int64()),
+            **{name: names.take(pa.array(rows)) for name, rows in by.items()},
+        }
+    )
+
+
+def chunk_scores(
+    corpus: Corpus,
+    kept: Int64[np.ndarray, " kept"],
+    queries: Float32[np.ndarray, "queries dims"],
+    settings: SimilarityConfig,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Distance to the nearest query, best and mean rank of every kept chunk; and which query gave the first two."""
+    import numpy as np
+
+    from common.arrays import SelectedRows
+    from common.similarity import nearest_query
+    from ranking import rank_scores
+
+    chunks = SelectedRows(corpus.stored, kept)
+    near = nearest_query(chunks, queries, settings.metric)
+    ranks = rank_scores(chunks, queries, settings.metric, exact=True)
+    scores = {"distance": near.distance, "rank_max": ranks.rank_max.astype(np.int64), "rank_mean": ranks.rank_mean}
+    return scores, {"nearest_sample": near.query, "best_ranked_sample": ranks.best_query.astype(np.int64)}
+
+
+# --- the stage -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """All texts that the embedder knows, with their lengths and vectors, and held-out texts of the same lengths.
+
+    Args:
+        plain: rows of the texts that are not shuffled.
+        edges: upper ends of the classes of length, in words.
+    """
+
+    texts: Texts
+    words: Int64[np.ndarray, " texts"]
+    queries: Float32[np.ndarray, "texts dims"]
+    plain: Int64[np.ndarray, " plain"]
+    edges: Int64[np.ndarray, " edges"]
+    null: NullTexts
+    null_queries: Float32[np.ndarray, "null dims"]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return self.texts.entries
+
+    def asked(self) -> Int64[np.ndarray, " asked"]:
+        """Rows of the texts that chunks are scored by: the questions; where there are none, the first variant."""
+        import numpy as np
+
+        variants = [self.entries[row].variant for row in self.plain.tolist()]
+        wanted = "question" if "question" in variants else variants[0]
+        return self.plain[np.array([variant == wanted for variant in variants])]
+
+    def unrelated(self) -> Int64[np.ndarray, " null"]:
+        """Held-out texts about as long as the middle one of these, in an order of chance."""
+        import numpy as np
+
+        from common.similarity import length_class
+
+        middle = length_class(np.array([int(np.median(self.words[self.asked()]))]), self.edges)[0]
+        return np.random.default_rng(0).permutation(np.flatnonzero(self.null.length_class == middle))
+
+
+def measure_texts(job: Job, corpus: Corpus) -> Measured:
+    """Gather and embed the texts, and held-out ones of their lengths.
+
+    Raises:
+        UserError: the embedder knows none of the texts.
+    """
+    import numpy as np
+
+    from common.similarity import length_edges
+    from common.similarity_texts import Unused, cut_to_lengths, word_count
+
+    settings, texts = job.config.similarity, gather_texts(job)
+    queries = embed(job, [entry.text for entry in texts.entries], "texts")
+    known = np.any(queries, axis=1)
+    lost = [
+        entry for entry, there in zip(texts.entries, known.tolist(), strict=True) if not there and not entry.shuffle
+    ]
+    unused = [Unused(entry.sample_id, entry.variant, entry.model, NO_DIRECTION) for entry in lost]
+    entries = [entry for entry, there in zip(texts.entries, known.tolist(), strict=True) if there]
+    plain = np.array([row for row, entry in enumerate(entries) if not entry.shuffle], dtype=np.int64)
+    if not len(plain):
+        raise UserError("the embedder knows no word of any question; embed the corpus with another one")
+    words = np.array([word_count(entry.text) for entry in entries], dtype=np.int64)
+    edges = length_edges(words[plain], settings.length_classes)
+    null = cut_to_lengths(held_out_texts(job, corpus), words[plain], edges, settings.seed)
+    null_queries = embed(job, null.texts, "held-out")
+    there = np.any(null_queries, axis=1)
+    kept = Texts(entries, [*texts.unused, *unused], texts.grades, texts.questions)
+    return Measured(kept, words, queries[known], plain, edges, null.of(there), null_queries[there])
+
+
+@dataclass(frozen=True, eq=False)
+class StageResult:
+    """Everything about one stage: scores of all texts, its held-out texts with their distances, verbatim evidence."""
+
+    scores: StageScores
+    null: pa.Table
+    evidence: list[Evidence]
+
+
+def score_stage(job: Job, corpus: Corpus, number: int, measured: Measured, near: Neighbours) -> StageResult:
+    """Equal pools, the null, and what is shared word for word."""
+    import numpy as np
+
+    from common.similarity import length_class, nearness_by_class
+    from common.similarity_evidence import find_overlap, longest_spans, side_by_side
+    from common.similarity_summary import StageScores
+    from common.similarity_tables import null_table
+
+    stage, count, null = corpus.stages[number], len(measured.entries), measured.null
+    mine = np.flatnonzero(null.stage == number)
+    found = pooled(
+        corpus, number, np.concatenate([measured.queries, measured.null_queries[mine]]), job.config.similarity
+    )
+    ours, theirs = found.nearest[:count], found.nearest[count:]
+    classes = length_class(measured.words, measured.edges)
+    overlap = find_overlap(documents_of(job, stage), [entry.written for entry in measured.entries])
+    rows = longest_spans(measured.entries, overlap, EVIDENCE)
+    distances = near.distances.astype(np.float64)
+    scores = StageScores(
+        stage=stage,
+        raw=distances[:, 0],
+        raw_mean=distances.mean(axis=1),
+        pooled=ours,
+        pooled_mean=found.mean[:count],
+        percentile=nearness_by_class(ours, classes, theirs, null.length_class[mine]),
+        overlap=overlap.plain,
+        masked=overlap.masked,
+    )
+    shown = side_by_side(measured.entries, rows, stage, overlap, documents_of(job, stage)) if rows else []
+    return StageResult(scores, null_table(stage, null, mine, theirs), shown)
+
+
+def compute(job: Job) -> int:
+    """Measure, test and write everything; returns the number of texts of the benchmark and its answers."""
+    corpus = load_corpus(job)
+    measured = measure_texts(job, corpus)
+    near = raw_neighbours(corpus, measured.queries, job.config.similarity)
+    numbers = job.progress.track(range(len(corpus.stages)), label="stages")
+    found = [score_stage(job, corpus, number, measured, near[number]) for number in numbers]
+    write_tables(job, corpus, measured, near, found)
+    aggregation = score_chunks(job, corpus, measured)
+    summary = summarise(job, corpus, measured, found, aggregation)
+    write_pages(job, measured, [each.scores for each in found], summary)
+    return len(measured.plain)
+
+
+def write_tables(
+    job: Job, corpus: Corpus, measured: Measured, near: Mapping[int, Neighbours], found: Sequence[StageResult]
+) -> None:
+    """Neighbours (Parquet and CSV), scores, held-out texts, and what has none of these."""
+    import pyarrow as pa
+
+    from common.similarity_tables import score_table, unused_table
+
+    scores = [each.scores for each in found]
+    table = neighbour_table(job, corpus, measured.entries, measured.plain, near, scores)
+    job.part.write_table("similarity.parquet", table)
+    with job.part.write("similarity.csv") as path:
+        write_csv(table, path)
+    job.part.write_table("scores.parquet", score_table(measured.entries, measured.words, scores))
+    job.part.write_table("null.parquet", pa.concat_tables([each.null for each in found]))
+    job.part.write_table("unused.parquet", unused_table(measured.texts.unused))
+
+
+# --- the summary and the pages -------------------------------------------------------------------------------
+
+
+def summarise(
+    job: Job, corpus: Corpus, measured: Measured, results: Sequence[StageResult], aggregation: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write and return `summary.json`: what was measured, the verdicts, the hypotheses, the chunks most alike."""
+    from common.similarity_summary import as_plain
+
+    settings = job.config.similarity
+    found = {
+        "name": job.config.name,
+        "questions": measured.texts.questions,
+        "texts": sum(not entry.shuffle for entry in measured.entries),
+        "unused": unused_counts(measured.texts.unused),
+        "metric": settings.metric,
+        "k": settings.k,
+        "embedder": job.inputs["vectors"].json("embedder.json"),
+        "near": settings.near,
+        "seed": settings.seed,
+        "pool": {"chunks": corpus.pool_size(settings), "pools": settings.pools},
+        "stages": [stage_facts(corpus, number, measured) for number in range(len(corpus.stages))],
+        "models": [asdict(each) for each in measured.texts.grades],
+        **tested(measured, [each.scores for each in results], settings),
+        "aggregation": aggregation,
+        "evidence": [asdict(each) for result in results for each in result.evidence],
+    }
+    summary = as_plain({**found, "notes": list(notes(job, corpus, measured))})
+    job.part.write_json("summary.json", summary)
+    return summary
+
+
+def tested(measured: Measured, scores: Sequence[StageScores], settings: SimilarityConfig) -> dict[str, Any]:
+    """Verdicts and hypotheses."""
+    from common.hypotheses import Draws
+    from common.similarity_hypotheses import difficulties, family_of
+    from common.similarity_summary import Rules, finding_row, verdicts
+
+    draws = Draws(settings.permutations, settings.bootstraps, settings.confidence, settings.seed)
+    found = family_of(hypothesis_scores(measured, scores), draws)
+    levels = difficulties(hypothesis_scores(measured, scores))
+    return {
+        "verdicts": [
+            asdict(each) for each in verdicts(measured.entries, measured.words, scores, Rules(settings.near, draws))
+        ],
+        "hypotheses": [finding_row(each) for each in found],
+        "difficulty": {str(level): list(levels.values()).count(level) for level in sorted(set(levels.values()))},
+    }
+
+
+def hypothesis_scores(measured: Measured, scores: Sequence[StageScores]) -> Scores:
+    """The distances at equal pools, as the hypotheses take them."""
+    import numpy as np
+
+    from common.similarity_hypotheses import Scores
+
+    distances = np.stack([each.pooled for each in scores], axis=1)
+    return Scores(measured.entries, measured.words, distances, tuple(each.stage for each in scores))
+
+
+def stage_facts(corpus: Corpus, number: int, measured: Measured) -> dict[str, Any]:
+    """How large a stage is, how much of it is a copy, and what was held out of its pools."""
+    import numpy as np
+
+    mine = corpus.stage == number
+    null = measured.null.stage == number
+    return {
+        "stage": corpus.stages[number],
+        "chunks": int(mine.sum()),
+        "distinct": len(corpus.of_stage(number)),
+        "poolable": len(corpus.poolable(number)),
+        "held_out_documents": len(corpus.null_rows[number]),
+        "null_texts": int(null.sum()),
+        "null_by_class": np.bincount(measured.null.length_class[null], minlength=len(measured.edges)).tolist(),
+        "length_classes": measured.edges.tolist(),
+    }
+
+
+def unused_counts(unused: Sequence[Unused]) -> dict[str, int]:
+    """How many texts there are none of, by variant and reason."""
+    from collections import Counter
+
+    return dict(Counter(f"{each.variant}: {each.reason}" for each in unused).most_common())
+
+
+def notes(job: Job, corpus: Corpus, measured: Measured) -> Iterator[str]:
+    """What a reader of the figures has to know."""
+    from common.similarity import FEWEST_NULL
+
+    if job.config.embedding.engine == "lsa":
+        yield (
+            "lsa: held-out texts took part in the fit of the vectors, and a word that the corpus lacks is not seen; "
+            "both move percentiles"
+        )
+    for number in range(len(corpus.stages)):
+        facts = stage_facts(corpus, number, measured)
+        pairs = zip(facts["length_classes"], facts["null_by_class"], strict=True)
+        lacking = [str(edge) for edge, count in pairs if count < FEWEST_NULL]
+        if lacking:
+            yield (
+                f"stage '{facts['stage']}': fewer than {FEWEST_NULL} held-out texts are as long as those of up to "
+                f"{', '.join(lacking)} words; these have no percentile"
+            )
+
+
+def write_pages(job: Job, measured: Measured, scores: Sequence[StageScores], summary: Mapping[str, Any]) -> None:
+    """The two figures as PNG, and the page that shows them with everything else."""
+    from common.similarity_figures import by_correctness, by_difficulty, pictures, write_png
+    from common.similarity_page import render
+
+    found = hypothesis_scores(measured, scores)
+    shown = {}
+    for name, figure in {"difficulty": by_difficulty(found), "correctness": by_correctness(found)}.items():
+        if figure is None:
+            continue
+        with job.part.write(f"distance_by_{name}.png") as path:
+            write_png(figure, path)
+        shown[name] = pictures(figure)
+    with job.part.write("report.html") as path:
+        path.write_text(render(summary, shown), encoding="utf-8", newline="\n")
+
+
+def _settings(config: Config) -> Mapping[str, object]:
+    kept = keyed_settings(config.similarity, drop=("source", "answers_file"))
+    # The name is the title of the page.
+    return {**kept, "source": keyed_source(source_of(questions_of(config))), "name": config.name}
+
+
+def _content(config: Config, cache_dir: Path) -> Mapping[str, str]:
+    """What the questions and the answers are now; their places are in no key."""
+    from common.filehash import file_sha256
+
+    found = dict(content_ids(PrepareConfig(sources=(source_of(questions_of(config)),)), cache_dir))
+    if config.similarity.answers == "file":
+        found["answers_file"] = file_sha256(answers_path(config.similarity), cache_dir)
+    return {f"benchmark:{name}": value for name, value in found.items()}
+
+
+def _chosen(session: Session) -> tuple[Stage, ...]:
+    """Rollouts where the config asks for them; the tree and its names where they are finished."""
+    asked = (ROLLOUTS,) if session.config.similarity.answers == "rollouts" else ()
+    return (*asked, *((CLUSTERS, NAMES) if session.find(CLUSTERS) and session.find(NAMES) else ()))
+
+
+SIMILARITY = Stage(
+    name="similarity",
+    script="gsm8k_corpus_similarity.py",
+    version=1,
+    settings=_settings,
+    compute=compute,
+    inputs=(DOCUMENTS, CHUNKS, VECTORS),
+    chosen=_chosen,
+    content=_content,
+)
+
+
+# --- what it prints ------------------------------------------------------------------------------------------
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """This script's own options."""
+    parser.add_argument("--csv", metavar="FILE", help="write the table of neighbours to this CSV file too")
+    parser.add_argument("--all", action="store_true", help="print every kind of text and every test")
+
+
+def present(session: Session, args: Namespace) -> object:
+    """Print the verdicts, the tests and the comparison of strategies; return the summary for `--json`."""
+    artifact = session.load(SIMILARITY)
+    summary = artifact.json("summary.json")
+    if args.csv:
+        write_csv(artifact.table("similarity.parquet"), Path(args.csv))
+    if not args.json:
+        from common.console import stdout
+        from common.similarity_report import print_summary
+
+        print_summary(summary, stdout(), every=args.all)
+        print(f"report: {artifact.path('report.html')}")
+    return summary
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(__doc__ or "", (SIMILARITY,), arguments=arguments, present=present))

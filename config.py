@@ -309,7 +309,9 @@ class BenchmarksConfig(Section):
         0.5, gt=0.0, lt=1.0, help="a question with at least this probability of contamination is flagged"
     )
     semantic: bool = setting(True, help="the embedder's vectors are part of the score, beside words and numbers")
-    results: tuple[str, ...] = setting((), help="files of graded answers for the held-out validation: id, model, correct")
+    results: tuple[str, ...] = setting(
+        (), help="files of graded answers for the held-out validation: id, model, correct"
+    )
     permutations: int = setting(9_999, ge=99)
     shown_leaks: int = setting(60, ge=0, help="leaks on the page, the likeliest first; all are in leaks.parquet")
     confidence: float = setting(0.95, gt=0.5, lt=1.0)
@@ -559,6 +561,47 @@ class SimilarityConfig(Section):
 
 
 @dataclass(frozen=True)
+class StrataConfig(Section):
+    """Difficulty x contamination, question by question; and what RL gains, by contamination."""
+
+    proximity: str | FilesReader | HubReader | None = setting(
+        None, help="a score for each question (and stage): a file, or a folder of similarity/ or contamination/"
+    )
+    id_column: str | None = setting(None, help="None: the first of question_id, sample_id, id")
+    stage_column: str | None = setting(None, help="None: the first of stage, corpus_stage, where there is one")
+    score_column: str | None = setting(
+        None, help="None: the first of probability, contamination, score, percentile, pooled, pooled_distance, distance"
+    )
+    near_is: Literal["auto", "high", "low"] = setting("auto", help="which scores are near; auto: by the column's name")
+    variant: str = setting("question", help="rows of this variant are read, where there is a column `variant`")
+    threshold: float | None = setting(
+        None, help="score from which a question is contaminated; None: probability 0.5, percentile 0.05, else none"
+    )
+    difficulty: str | FilesReader | None = setting(
+        None, help="rows of question_id and difficulty; None: of benchmark_difficulty.py, where this config has answers"
+    )
+    questions: str | FilesReader | None = setting(
+        None, help="rows of question_id and question, that link ids of files which name questions otherwise"
+    )
+    near_stage: str = setting("midtrain", help="is the easy part closer to this stage ...")
+    far_stage: str = setting("pretrain", help="... than to this one?")
+    tiers: int = setting(3, ge=1, le=10, help="tiers of difficulty, of about as many questions each")
+    rl_strata: int = setting(10, ge=1, le=50, help="finer tiers, within which gains are compared")
+    base: str | FilesReader | None = setting(
+        None, help="results before RL: question id, and correct, score or an answer"
+    )
+    rl: str | FilesReader | None = setting(None, help="results after RL")
+    base_model: str | None = setting(None, help="the rows of this model, where the file has several")
+    rl_model: str | None = setting(None)
+    rl_stage: str | None = setting(None, help="contamination of this stage; None: the largest of a question's stages")
+    rule: Literal["gsm8k", "math", "choice", "text"] = setting("gsm8k", help="grades answers that have no verdict")
+    permutations: int = setting(9_999, ge=99)
+    bootstraps: int = setting(2_000, ge=99)
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
 class ExplainConfig(Section):
     """The tree -> what sets every cluster apart from its siblings, and which training stages it is made of."""
 
@@ -606,6 +649,28 @@ class ExtensionConfig(Section):
 
 
 @dataclass(frozen=True)
+class ScaleConfig(Section):
+    """A sample of the chunks is embedded; a cheap score of nearness to `benchmarks`, learned from it, orders the rest."""
+
+    share: float = setting(0.01, gt=0.0, le=0.5, help="of the chunks, embedded to learn from")
+    min_labels: int = setting(200, ge=20, help="but at least so many chunks")
+    held_out_documents: float = setting(0.2, gt=0.0, lt=1.0, help="share of the documents that nothing is learned from")
+    held_out_chunks: int = setting(2_000, ge=20, help="chunks of those that are embedded, to check the cheap score on")
+    aggregation_strategy: Literal["max", "mean", "rank_max", "rank_mean"] = setting(
+        "max", help="the true score: cosine to the nearest question or on average, or ranks among the sample"
+    )
+    model: Literal["auto", "student", "ngrams", "fasttext"] = setting(
+        "auto", help="student: vectors of words; ngrams: hashed; auto: of these two, the better by cross-validation"
+    )
+    words: int = setting(20_000, ge=1, help="student: the most frequent words, each embedded by itself")
+    word_chunks: int = setting(50_000, ge=20, help="student: chunks, chosen by hash, in which words are counted")
+    folds: int = setting(5, ge=2, help="of the cross-validation, in whole documents")
+    bootstraps: int = setting(1_000, ge=99)
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
 class VisualizeConfig(Section):
     """The named tree -> a page to explore, figures and tables; the map's place is in `report`."""
 
@@ -636,6 +701,7 @@ class Config(Section):
     chunking: ChunkingConfig = setting(ChunkingConfig())
     embedding: EmbeddingConfig = setting(EmbeddingConfig())
     search: SearchConfig = setting(SearchConfig())
+    contamination: ContaminationConfig = setting(ContaminationConfig())
     benchmarks: BenchmarksConfig = setting(BenchmarksConfig())
     generation: GenerationConfig = setting(GenerationConfig())
     rollouts: RolloutsConfig = setting(RolloutsConfig())
@@ -643,9 +709,11 @@ class Config(Section):
     naming: NamingConfig = setting(NamingConfig())
     annotation: AnnotationConfig = setting(AnnotationConfig())
     difficulty: DifficultyConfig = setting(DifficultyConfig())
+    strata: StrataConfig = setting(StrataConfig())
     similarity: SimilarityConfig = setting(SimilarityConfig())
     explain: ExplainConfig = setting(ExplainConfig())
     extension: ExtensionConfig = setting(ExtensionConfig())
+    scale: ScaleConfig = setting(ScaleConfig())
     visualize: VisualizeConfig = setting(VisualizeConfig())
     report: ReportConfig = setting(ReportConfig())
     data_dir: str = runtime("data", help="where artifacts are written")

@@ -295,16 +295,16 @@ def scan(
     return scanning.results()
 
 
-def blocks(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of documents of about `BLOCK_WORDS` words (five characters and a space each)."""
+def blocks(documents: Iterable[str], words: int = BLOCK_WORDS) -> Iterator[list[str]]:
+    """Lists of documents of about so many words (five characters and a space each)."""
     block: list[str] = []
-    room = 6 * BLOCK_WORDS
+    room = 6 * words
     for text in documents:
         block.append(text)
         room -= len(text) + 1
         if room <= 0:
             yield block
-            block, room = [], 6 * BLOCK_WORDS
+            block, room = [], 6 * words
     if block:
         yield block
 

@@ -398,8 +398,19 @@ def compute(job: Job) -> int:
     annotations = annotations_of(places, len(outputs), settings.alpha)
     job.part.write_table("annotations.parquet", annotation_table(outputs, annotations, names, tree.codes.depth))
     job.part.write_table("dropped.parquet", _dropped_table(read.dropped))
-    job.part.write_json("analysis.json", analyse(outputs, annotations, check, places.calibration, names, settings))
+    analysis = analyse(outputs, annotations, check, places.calibration, names, settings)
+    corpus = {"median_characters": median_characters(job.inputs["chunks"])}
+    job.part.write_json("analysis.json", {**analysis, "corpus": corpus})
     return len(outputs)
+
+
+def median_characters(chunks: Artifact) -> float:
+    """Of the chunks' texts: how long the texts are that outputs are compared with."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    lengths = [pc.utf8_length(table["text"]).to_numpy() for table in chunks.tables("chunks-*.parquet", ["text"])]
+    return float(np.median(np.concatenate(lengths)))
 
 
 def _normalised(outputs: Sequence[Output], config: Config) -> list[Output]:
@@ -439,7 +450,7 @@ def _content(config: Config, cache_dir: Path) -> Mapping[str, str]:
 ANNOTATIONS = Stage(
     name="annotations",
     script="annotate_with_clusters.py",
-    version=1,
+    version=2,
     settings=_settings,
     compute=compute,
     inputs=(CHUNKS, VECTORS, CLUSTERS, NAMES),

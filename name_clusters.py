@@ -146,7 +146,7 @@ def node_keyphrases(
     """
     import numpy as np
 
-    from common.keyphrases import choose, class_counts, class_tf_idf, generic_words, without_words
+    from common.keyphrases import choose, class_counts, class_tf_idf, generic_words, supported, without_words
 
     members = {node.cluster_id: np.intersect1d(node.indices, counted, assume_unique=True) for node in root.walk()}
     leaves = [members[node.cluster_id] for node in root.walk() if not node.children]
@@ -155,8 +155,9 @@ def node_keyphrases(
     found = {root.cluster_id: choose(counts.terms, whole[0] / max(len(counted), 1), whole[0], KEYPHRASES)}
     for parent in root.walk():
         if parent.children:
-            each = class_counts(counts.presence, [members[child.cluster_id] for child in parent.children])
-            scores = class_tf_idf(each, whole[0])
+            texts = [members[child.cluster_id] for child in parent.children]
+            each = class_counts(counts.presence, texts)
+            scores = supported(class_tf_idf(each, whole[0]), each, [len(mine) for mine in texts])
             for child, mine, weights in zip(parent.children, each, scores, strict=True):
                 found[child.cluster_id] = choose(counts.terms, weights, mine, KEYPHRASES)
     return found
@@ -400,7 +401,7 @@ def _content(config: Config, cache_dir: Path) -> Mapping[str, str]:
 NAMES = Stage(
     name="names",
     script="name_clusters.py",
-    version=2,
+    version=3,
     settings=_settings,
     compute=compute,
     inputs=(CHUNKS, VECTORS, CLUSTERS),

@@ -130,6 +130,7 @@ def places_of(annotated: Annotated, settings: AnnotationConfig) -> list[dict[str
                 "variant": variant or None,
                 "model": model or None,
                 "outputs": len(mine.outputs),
+                "median_characters": float(np.median([len(each.text) for each in mine.outputs])),
                 "outside": outside,
                 **_ends(wilson(outside, len(mine.outputs), settings.confidence)),
                 "clusters": [

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 SHOWN = 12
 NAME_WIDTH = 30
 SIGNIFICANT = 0.05
+# What V is called from there on: Cohen's small, medium and large effects, for two outcomes.
+EFFECTS = ((0.5, "strongly"), (0.3, "moderately"), (0.1, "weakly"), (0.0, "barely"))
+# Texts of which so many times alpha are outside, and shorter than this share of a chunk, may be so for their length.
+MANY_OUTSIDE, SHORT = 2.0, 0.67
 ALL = "all models"
 LEFT = ("cluster", "id", "level", "model", "text")
 
@@ -29,6 +33,8 @@ def print_analysis(analysis: Mapping[str, Any], console: Console, *, every: bool
     for line in placement_lines(analysis):
         console.print(Text(line))
     _print_places(analysis["places"], console, every)
+    for line in length_lines(analysis):
+        console.print(Text(line, "yellow"))
     if analysis["errors"]:
         _print_errors(analysis["errors"], analysis["errors_by"], console, every)
     if analysis["shifts"]:
@@ -64,18 +70,35 @@ def placement_lines(analysis: Mapping[str, Any]) -> Iterator[str]:
 def _print_places(found: Sequence[Mapping[str, Any]], console: Console, every: bool) -> None:
     console.print(Text("\nWhere do the outputs fall?", "bold"))
     shown = found if every else found[:SHOWN]
-    headers = ("text", "outputs", "outside (95%)", "most of the others in")
-    _print_table(headers, [_place_cells(each) for each in shown], console, flexible=3)
+    headers = ("text", "outputs", "characters", "outside (95%)", "most of the others in")
+    _print_table(headers, [_place_cells(each) for each in shown], console, flexible=4)
     _say_more(len(found) - len(shown), console)
 
 
+def length_lines(analysis: Mapping[str, Any]) -> Iterator[str]:
+    """A caution where texts that are much shorter than a chunk lie outside more often than chunks do."""
+    usual, alpha = analysis["corpus"]["median_characters"], analysis["settings"]["alpha"]
+    for each in analysis["places"]:
+        if each["low"] > MANY_OUTSIDE * alpha and each["median_characters"] < SHORT * usual:
+            what = _kind(each)
+            yield (
+                f"{what}: {each['median_characters']:,.0f} characters, a chunk of the corpus {usual:,.0f} (medians): "
+                "a shorter text shares fewer words with any chunk, and may lie outside for that alone"
+            )
+
+
+def _kind(each: Mapping[str, Any]) -> str:
+    """A variant and its model, in words."""
+    return " ".join(one_line(each[name]) for name in ("variant", "model") if each[name]) or "output"
+
+
 def _place_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
-    what = " ".join(one_line(each[name]) for name in ("variant", "model") if each[name])
     inside = [cluster for cluster in each["clusters"] if cluster["cluster_id"]]
     share = each["outside"] / each["outputs"]
     return (
-        Text(one_line(what or "output", NAME_WIDTH)),
+        Text(one_line(_kind(each), NAME_WIDTH)),
         Text(f"{each['outputs']:,}"),
+        Text(f"{each['median_characters']:,.0f}"),
         Text(f"{share:.0%} ({each['low']:.0%}-{each['high']:.0%})"),
         Text("; ".join(f"{one_line(one['name'])} {one['outputs'] / each['outputs']:.0%}" for one in inside[:3])),
     )
@@ -90,6 +113,11 @@ def _print_errors(found: Mapping[str, Any], by: Mapping[str, Mapping[str, Any]],
         share = each["wrong"] / each["answers"]
         ends = f"{each['low']:.1%} to {each['high']:.1%}"
         console.print(Text(f"  {one_line(each['model'], NAME_WIDTH)}: {share:.1%} wrong ({ends})"))
+    _in_short(error_verdict(found, "an answer"), console)
+    for variant, others in by.items():
+        _in_short(error_verdict(others, f"the {one_line(variant, NAME_WIDTH)}"), console)
+    for line in ERRORS_READ:
+        console.print(Text(line, "dim"))
     console.print(Text(f"\nby the answers' own clusters (unit: {found['unit']})"))
     headers = ("level", "model", "V", "corrected (95%)", "V by chance", "p", "Holm p")
     shown = _first_and_last(found["associations"], every)
@@ -98,6 +126,38 @@ def _print_errors(found: Mapping[str, Any], by: Mapping[str, Mapping[str, Any]],
     _print_rates(found, console, every)
     for variant, others in by.items():
         _print_by(others, variant, console, every)
+
+
+ERRORS_READ = (
+    "  V: Cramer's, 0 to 1, then without its bias; by chance: mean V of verdicts permuted by question;",
+    "  expected: wrong answers in a cluster like all others; Holm p, q: corrected for all tests of the table.",
+    "  An answer's own cluster follows from its text, right or wrong; another text of its question is not so moved.",
+)
+
+
+def error_verdict(found: Mapping[str, Any], whose: str) -> str:
+    """The answer in one sentence: whether verdicts follow the clusters of `whose` text, how much, and where."""
+    tests = found["associations"]
+    passed = [each for each in tests if each["p_holm"] <= SIGNIFICANT]
+    pooled = [each for each in found["rates"] if each["model"] is None and each["p"] is not None]
+    flagged = [each for each in pooled if each["q"] <= SIGNIFICANT]
+    names = ", ".join(one_line(each["name"], NAME_WIDTH) for each in flagged[:3])
+    alone = f"{len(flagged)} single clusters stand out ({names})" if flagged else "no single cluster stands out"
+    if not tests:
+        return f"where {whose} lies: nothing to test"
+    if not passed:
+        smallest = min(each["p_holm"] for each in tests)
+        return f"not shown: verdicts follow where {whose} lies no more than by chance (Holm p {_p(smallest)}); {alone}"
+    v = max(each["v_corrected"] for each in passed)
+    models = len({each["model"] for each in passed if each["model"] is not None})
+    known = len({each["model"] for each in tests if each["model"] is not None})
+    of_them = f", {models} of {known} models alone" if known > 1 else ""
+    strength = next(word for least, word in EFFECTS if round(v, 2) >= least)
+    return f"yes, {strength}: verdicts follow where {whose} lies (corrected V up to {v:.2f}{of_them}); {alone}"
+
+
+def _in_short(sentence: str, console: Console) -> None:
+    console.print(Text(f"  in short: {sentence}"))
 
 
 def _print_by(found: Mapping[str, Any], variant: str, console: Console, every: bool) -> None:
@@ -170,6 +230,7 @@ def _rate_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
 
 def _print_shifts(found: Sequence[Mapping[str, Any]], console: Console, every: bool) -> None:
     console.print(Text("\nDo answers fall in other clusters than the ground truth?", "bold"))
+    _in_short(shift_verdict(found), console)
     headers = ("level", "model", "pairs", "same cluster", "by chance", "margins: p", "Holm p")
     shown = _first_and_last(found, every)
     _print_table(headers, [_shift_cells(each) for each in shown], console, flexible=1)
@@ -188,6 +249,24 @@ def _print_shifts(found: Sequence[Mapping[str, Any]], console: Console, every: b
         console.print(Text("\nare answers that fall elsewhere more often wrong?"))
         headers = ("level", "model", "wrong in the same", "wrong elsewhere", "p", "Holm p")
         _print_table(headers, [_wrong_cells(each) for each in graded], console, flexible=1)
+
+
+def shift_verdict(found: Sequence[Mapping[str, Any]]) -> str:
+    """The answer in one sentence: how often they do, whether one way, and whether it costs."""
+    same, chance = [each["same"] for each in found], [each["same_by_chance"] for each in found]
+    biased = {each["model"] for each in found if each["p_holm"] <= SIGNIFICANT}
+    graded = [each for each in found if each["p_wrong_holm"] is not None]
+    worse = {each["model"] for each in graded if each["p_wrong_holm"] <= SIGNIFICANT and _moved_is_worse(each)}
+    said = f"{min(same):.0%} to {max(same):.0%} share the cluster ({min(chance):.0%} to {max(chance):.0%} by chance)"
+    models = len({each["model"] for each in found})
+    said += f"; some clusters gain what others lose for {len(biased)} of {models} models"
+    if graded:
+        said += f"; those that fall elsewhere are more often wrong for {len(worse)} of {models}"
+    return said
+
+
+def _moved_is_worse(each: Mapping[str, Any]) -> bool:
+    return each["wrong_if_moved"]["share"] > each["wrong_if_same"]["share"]
 
 
 def _shift_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
@@ -227,8 +306,22 @@ def _wrong_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
 
 def _print_difficulty(found: Iterable[Mapping[str, Any]], console: Console) -> None:
     console.print(Text("\nAre harder questions farther from every cluster?", "bold"))
+    found = list(found)
+    for each in found:
+        _in_short(difficulty_verdict(each), console)
     headers = ("distance of", "questions", "Spearman (95%)", "p", "Holm p", "length fixed")
     _print_table(headers, [_difficulty_cells(each) for each in found], console, flexible=0)
+
+
+def difficulty_verdict(each: Mapping[str, Any]) -> str:
+    """The answer in one sentence, for the distance of one kind of text."""
+    what = f"by the {one_line(each['variant'], NAME_WIDTH)}'s distance: "
+    if each["p_holm"] > SIGNIFICANT:
+        return what + f"not shown (Holm p {_p(each['p_holm'])})"
+    way = "farther" if each["rho"] > 0 else "nearer"
+    if each["p_partial"] is not None and each["p_partial"] > SIGNIFICANT:
+        return what + f"{way}, but not among texts of one length: length explains it"
+    return what + f"{way} (Spearman {each['rho']:+.2f})"
 
 
 def _difficulty_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:

@@ -41,6 +41,9 @@ _GENERIC_SHARE = 0.1
 _PHRASE_SHARE = 0.6
 # Words of one family share a beginning of so many letters, and of so much of the longer one.
 _FAMILY_LETTERS, _FAMILY_SHARE = 5, 0.6
+# A term of fewer of its class's texts than this share loses weight: of a class without a theme, words that two texts
+# have and no rival has would else be its best.
+_SUPPORT = 0.05
 # Shares mean nothing in so few texts.
 _FEW_TEXTS = 50
 
@@ -207,6 +210,22 @@ def class_tf_idf(
     rarity = np.log1p(1 / np.where(frequency > 0, frequency, 1))
     exclusivity = rates / np.maximum(rates.sum(axis=0), 1e-300)
     return rates * rarity * exclusivity
+
+
+def supported(
+    scores: Float[np.ndarray, "classes terms"], counts: Float[np.ndarray, "classes terms"], sizes: Sequence[int]
+) -> Float[np.ndarray, "classes terms"]:
+    """Scores times the share of a class's texts that have the term, in units of a twentieth and at most 1.
+
+    Args:
+        counts: in how many texts of each class every term occurs.
+        sizes: how many texts each class has.
+    """
+    check_shape(
+        "counts", counts, "classes terms", check_shape("scores", scores, "classes terms", {"classes": len(sizes)})
+    )
+    needed = _SUPPORT * np.maximum(np.asarray(sizes, dtype=np.float64), 1)[:, None]
+    return scores * np.minimum(1.0, counts / needed)
 
 
 # --- choosing ------------------------------------------------------------------------------------------------

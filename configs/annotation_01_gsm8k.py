@@ -2,11 +2,12 @@ r"""Four models' graded answers to GSM8K, placed in the clusters of its training
 
 The data are not in the repository (MIT licence, github.com/openai/grade-school-math, folder grade_school_math/data):
 
-    uv run annotate_with_clusters.py configs/annotation_01_gsm8k.py \
+    uv run run_pipeline.py configs/annotation_01_gsm8k.py \
         prepare.sources.0.reader.paths='["train.jsonl"]' annotation.outputs=example_model_solutions.jsonl
 
-(after prepare_data.py, embed_chunks.py, cluster_corpus.py and name_clusters.py with the same overrides). Every row of
-the outputs holds a question, its ground truth, and a graded solution of each model.
+(or put both into a folder `gsm8k`, and leave out the second line). `annotate_with_clusters.py` with the same overrides
+prints the analysis again, `--all` in full. Every row of the outputs holds a question, its ground truth, and a graded
+solution of each model.
 """
 
 from config import (

@@ -18,7 +18,7 @@ from rich.console import Console
 import annotate_with_clusters
 from annotate_with_clusters import ANNOTATIONS, NO_OUTPUTS, _held_out, load_fitted, present, read_outputs
 from cluster_corpus import CLUSTERS, load_tree
-from common.annotation_report import print_analysis
+from common.annotation_report import length_lines, print_analysis
 from common.assignment import ancestors
 from common.configs import load_config
 from common.errors import UserError
@@ -372,6 +372,35 @@ def test_the_tables_fit_a_narrow_terminal(graded):
         assert max(len(line) for line in text.splitlines()) <= NARROW
         assert "Do errors follow clusters?" in text
         assert "Are harder questions farther" in text
+
+
+def test_every_question_is_answered_in_short(graded, config, tmp_path):
+    text = " ".join(printed(graded).split())
+    found = analysis_of(graded)["errors"]
+    v = max(each["v_corrected"] for each in found["associations"] if each["p_holm"] <= 0.05)
+    assert f"verdicts follow where an answer lies (corrected V up to {v:.2f}, 2 of 2 models alone)" in text
+    assert "single clusters stand out" in text
+    assert "some clusters gain what others lose for 0 of 2 models" in text
+    blind = annotated(config, outputs=solutions(tmp_path / "solutions.jsonl", worse=None), texts=TEXTS, alpha=0.001)
+    text = " ".join(printed(blind).split())
+    assert "not shown: verdicts follow where an answer lies no more than by chance" in text
+    assert "no single cluster stands out" in text
+    assert "by the answer's distance: not shown" in text
+
+
+def test_short_texts_that_lie_outside_are_said_to_be_short(config, tmp_path):
+    found = analysis_of(annotated(config, outputs=write_jsonl(tmp_path / "o.jsonl", [{"text": "bread oven"}] * 9)))
+    assert found["places"][0]["median_characters"] == len("bread oven")
+    lengths = [
+        len(text)
+        for table in Session(config).load(CHUNKS).tables("chunks-*.parquet")
+        for text in table["text"].to_pylist()
+    ]
+    assert found["corpus"]["median_characters"] == np.median(lengths)
+    many = {**found, "places": [{**found["places"][0], "low": 0.5}]}
+    assert next(length_lines(many)).startswith("output: 10 characters, a chunk of the corpus")
+    assert list(length_lines({**many, "places": [{**found["places"][0], "low": 0.06}]})) == []
+    assert list(length_lines({**many, "corpus": {"median_characters": 12.0}})) == []
 
 
 def test_hostile_words_do_not_reach_the_terminal(config, tmp_path):

@@ -26,6 +26,7 @@ from common.keyphrases import (
     spread,
     stem,
     stems,
+    supported,
     without_words,
 )
 
@@ -166,6 +167,13 @@ def test_what_all_siblings_share_does_not_name_one():
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="background"):
         class_tf_idf(np.ones((2, 3)), np.ones(4))
+
+
+def test_a_term_of_few_of_its_texts_does_not_stand_for_them():
+    scores = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    counts = np.array([[1.0, 5.0, 50.0], [1.0, 0.0, 2.0]])
+    expected = [[0.2, 1.0, 1.0], [1.0, 0.0, 1.0]]  # a twentieth of 100 texts is 5, of 10 texts half a one
+    np.testing.assert_allclose(supported(scores, counts, [100, 10]), expected)
 
 
 # --- choosing ------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Every artifact of a config -> one standalone HTML page.
 
-Reads   data/documents, chunks, vectors, neighbours, clusters, names, map, annotations
+Reads   data/documents, chunks, vectors, neighbours, clusters, names, map, annotations, contamination
 Writes  data/report/<key>/: report.html, one file that works without a network: stage table, map, cluster tree,
-        example searches, annotated outputs, what was dropped, warnings
+        example searches, annotated outputs, benchmarks in the corpus, what was dropped, warnings
 Run     uv run report.py configs/quickstart.py report.map_points=5000
 """
 
@@ -22,6 +22,7 @@ from common.store import Artifact
 from config import Config
 from embed_chunks import CHUNKS, VECTORS
 from map_chunks import MAP, placed, take_rows
+from multi_benchmark_similarity import CONTAMINATION, load_contamination
 from name_clusters import NAMES
 from prepare_data import DOCUMENTS
 from search import ALL_STAGES, NEIGHBOURS
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from common.report_page import ClusterView, Dropped, MapPoints, Outputs, PlacedOutput, Report, Search, StageRow
 
 EXAMPLES_OF_DROPPED = 3
+LEAKS_SHOWN = 20
 
 # --- what the page shows -------------------------------------------------------------------------------------
 
@@ -56,6 +58,7 @@ def gather(config: Config, inputs: Mapping[str, Artifact]) -> Report:
         stages=tuple(stage_row(artifact) for artifact in inputs.values()),
         searches=searches(inputs["neighbours"].table("neighbours.parquet")),
         outputs=outputs(inputs["annotations"], config),
+        contamination=load_contamination(inputs["contamination"], LEAKS_SHOWN),
         dropped=tuple(dropped(inputs)),
         warnings=tuple(warnings(inputs)),
         hover_chars=config.report.hover_chars,
@@ -259,10 +262,10 @@ def compute_report(job: Job) -> int:
 REPORT = Stage(
     name="report",
     script="report.py",
-    version=2,
+    version=3,
     settings=report_settings,
     compute=compute_report,
-    inputs=(DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATIONS),
+    inputs=(DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATIONS, CONTAMINATION),
 )
 
 

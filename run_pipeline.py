@@ -2,7 +2,7 @@
 
 Reads   a config (its corpora: installed packages, local files or hub datasets)
 Writes  data/<stage>/<key>/ for documents, chunks, vectors, neighbours, clusters, names, map, annotations,
-        taxonomy, report
+        benchmarks, contamination, taxonomy, report
 Run     uv run run_pipeline.py configs/quickstart.py
 """
 
@@ -16,17 +16,22 @@ from common.cli import run_script
 from common.stages import Session
 from embed_chunks import CHUNKS, VECTORS
 from map_chunks import MAP
+from multi_benchmark_similarity import BENCHMARKS, CONTAMINATION, print_contamination
 from name_clusters import NAMES, print_named_tree
 from prepare_data import DOCUMENTS
 from report import REPORT
 from search import NEIGHBOURS, print_neighbours
 from visualize_clusters import TAXONOMY
 
-STAGES = (DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATIONS, TAXONOMY, REPORT)
+STAGES = (
+    *(DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATIONS),
+    *(BENCHMARKS, CONTAMINATION, TAXONOMY, REPORT),
+)
+LEAKS_SHOWN = 4
 
 
 def present(session: Session, args: Namespace) -> object:
-    """Print the example searches, the named tree, where the outputs fall, and the pages; the closing table follows."""
+    """Print searches, the named tree, where the outputs fall, leaked questions, and the pages; a table follows."""
     pages = {
         "taxonomy": session.load(TAXONOMY).path("taxonomy.html"),
         "report": session.load(REPORT).path("report.html"),
@@ -38,6 +43,9 @@ def present(session: Session, args: Namespace) -> object:
         if session.load(ANNOTATIONS).rows:
             print()
             print_annotations(session)
+        if session.load(BENCHMARKS).rows:
+            print()
+            print_contamination(session, LEAKS_SHOWN)
         print()
         for name, path in pages.items():
             print(f"{name + ':':<9} {path}")

@@ -304,3 +304,19 @@ def searched_text(question: Question, min_words: int) -> str:
     if not question.choices or len(raw_words(question.text)) >= min_words:
         return question.text
     return "\n".join((question.text, *question.choices))
+
+
+def answer_text(question: Question) -> str | None:
+    """The right answer in words: of a choice its text, of a worked solution its number; None where there is none."""
+    from string import ascii_uppercase
+
+    from common.grading import final_number
+
+    if not question.reference:
+        return None
+    if question.rule == "choice" and question.choices:
+        return question.choices[ascii_uppercase.index(question.reference)]
+    if question.rule == "gsm8k":
+        number = final_number(question.reference)
+        return None if number is None else str(number)
+    return question.reference

@@ -52,13 +52,15 @@ def _header(content: ContaminationPage) -> Html:
     summary = content.summary
     third = summary["third_state"]
     tiles = (
-        ("Questions", f"{summary['questions']:,}", f"of {len(summary['benchmarks'])} benchmarks"),
+        ("Questions", f"{summary['questions']:,}", ", ".join(summary["benchmarks"])),
         ("Contaminated", f"{summary['contaminated']:,}", "in at least one stage"),
         ("Stages", f"{len(summary['stages'])}", ", ".join(summary["stages"])),
         ("Neither", f"{third['unreadable'] + third['no_words']:,}", "could not be read"),
     )
     entries = (tag("div", tag("dt", name), tag("dd", value, tag("small", note))) for name, value, note in tiles)
-    links = [("map", "Heat map"), ("figures", "Figures"), ("leaks", "Leaks")]
+    links = [("map", "Heat map")]
+    links += [("truth", "What was planted")] if content.found.truth else []
+    links += [("figures", "Figures"), ("leaks", "Leaks")]
     links += [("held-out", "Held-out validation")] if summary["held_out"] else []
     items = (tag("li", tag("a", title, href=f"#{target}")) for target, title in links)
     return tag(

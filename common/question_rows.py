@@ -194,9 +194,14 @@ def humaneval(row: Mapping[str, Any]) -> Question:
 
 
 def plain(row: Mapping[str, Any]) -> Question:
-    """`question`, and where they are there `id`, `answer`, `choices`, `group`: for questions of one's own."""
+    """`question`, and where they are there `id`, `answer`, `choices`, `group`: for questions of one's own.
+
+    `planted` says what copy of the question was put into the corpus, where that is known.
+    """
     text, answer = _text(row, "question"), _optional(row, "answer") or None
     own: dict[str, Any] = {"group": _optional(row, "group"), "own_id": _optional(row, "id") or None}
+    if "planted" in row:
+        own["metadata"] = {"planted": _text(row, "planted")}
     if not row.get("choices"):
         return Question(text, reference=answer, rule="text" if answer else None, **own)
     choices = _options(row["choices"], "choices")

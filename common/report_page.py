@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.cluster_tree import ROOT_ID
@@ -21,6 +21,7 @@ from common.html import (
     table,
     tag,
 )
+from common.leaks import Contamination, cells_table, leak_list, truth_table
 from common.taxonomy import named_path
 
 NOISE = -1
@@ -190,6 +191,7 @@ class Report:
     stages: tuple[StageRow, ...]
     searches: tuple[Search, ...] = ()
     outputs: Outputs = Outputs()
+    contamination: Contamination = field(default_factory=Contamination)
     dropped: tuple[Dropped, ...] = ()
     warnings: tuple[str, ...] = ()
     hover_chars: int = 200
@@ -272,6 +274,7 @@ def header(report: Report) -> Html:
     """Title, summary, figures, links."""
     links = [("map", "Map"), ("clusters", "Clusters"), ("searches", "Searches")]
     links += [("outputs", "Outputs")] if report.outputs.groups else []
+    links += [("contamination", "Benchmarks")] if report.contamination.cells else []
     links += [("dropped", "What was dropped"), ("stages", "How it was made")]
     items = (tag("li", tag("a", title, href=f"#{target}")) for target, title in links)
     return tag(
@@ -482,6 +485,29 @@ def _common_clusters(group: OutputGroup, most: int = 3) -> Html:
     return tag("ul", *items, class_="plain")
 
 
+def contamination_section(report: Report) -> Html:
+    """Which benchmark questions are in the corpus, with the evidence; nothing when the config names no benchmark."""
+    found = report.contamination
+    if not found.cells:
+        return Html("")
+    note = (
+        f"A question is flagged at a probability of {found.threshold:.2f} that a document of the stage is a copy of "
+        "it. Shuffled: questions whose words were dealt out anew among them, so that what is flagged is a false alarm. "
+        "A distance to more chunks is smaller; that in equal random pools compares. All leaks, and the heat map: "
+    )
+    heading = tag("h3", "What was planted, and what was found")
+    planted = (heading, truth_table(found.truth)) if found.truth else ()
+    return section(
+        "contamination",
+        "Benchmarks in the corpus",
+        tag("p", note, tag("code", "uv run multi_benchmark_similarity.py CONFIG"), class_="note"),
+        cells_table(found.cells),
+        *planted,
+        tag("h3", "Leaks, with the evidence"),
+        leak_list(found.leaks, found.all_leaks),
+    )
+
+
 def dropped_section(report: Report) -> Html:
     """What is in the input but not in the taxonomy."""
     if not report.dropped:
@@ -626,6 +652,7 @@ def render(report: Report) -> str:
         tree_section(report),
         searches_section(report),
         outputs_section(report),
+        contamination_section(report),
         dropped_section(report),
         stages_section(report),
         id="content",
@@ -635,6 +662,6 @@ def render(report: Report) -> str:
     return page(
         f"{report.name} · corpus report",
         (header(report), main, footer, data),
-        styles=(asset("report.css"),),
+        styles=(asset("report.css"), asset("contamination.css")),
         scripts=(plotly_script(), asset("page.js") + asset("report.js")),
     )

@@ -3,13 +3,22 @@
 Four corpora of the same size; a document is chosen by a hash of its id, so another corpus would not reshuffle these.
 The outputs that are placed in the tree stand in for a model's: docstrings of packages that are not in the corpus, two
 on its subjects (hdbscan, umap-learn) and three on others (jinja2 makes pages, joblib runs jobs, requests speaks HTTP).
+
+Forty questions of our own are looked for in the corpus. A fifth, small corpus holds forty notes, among them copies of
+sixteen of the questions: word for word, with other numbers, reworded, or cut. What was planted is known, and so the
+table of leaks can be checked.
 """
+
+from pathlib import Path
 
 from config import (
     AnnotationConfig,
+    BenchmarkConfig,
+    BenchmarksConfig,
     ClusteringConfig,
     Config,
     EmbeddingConfig,
+    FilesReader,
     PackagesReader,
     PrepareConfig,
     SearchConfig,
@@ -22,6 +31,7 @@ CORPORA = {
     "learning": ("scikit-learn", "torch"),
     "language": ("nltk", "spacy", "transformers"),
 }
+DATA = Path(__file__).parent / "data"
 OUTPUTS = ("hdbscan", "umap-learn", "jinja2", "joblib", "requests")
 
 
@@ -35,9 +45,21 @@ def docstrings(name: str) -> SourceConfig:
     )
 
 
+NOTES = SourceConfig(
+    name="notes",
+    reader=FilesReader(paths=(str(DATA / "quickstart_notes.jsonl"),)),
+    stage="sft",
+    id_column="id",
+)
+EXERCISES = BenchmarkConfig(
+    name="exercises",
+    format="questions",
+    readers=(FilesReader(paths=(str(DATA / "quickstart_questions.jsonl"),)),),
+)
+
 config = Config(
     name="quickstart",
-    prepare=PrepareConfig(sources=tuple(docstrings(name) for name in CORPORA)),
+    prepare=PrepareConfig(sources=(*(docstrings(name) for name in CORPORA), NOTES)),
     embedding=EmbeddingConfig(engine="lsa", dimensions=128),
     # Two levels fit a screen.
     clustering=ClusteringConfig(preset="adaptive", max_depth=2),
@@ -50,4 +72,5 @@ config = Config(
         k=3,
     ),
     annotation=AnnotationConfig(outputs=PackagesReader(packages=OUTPUTS, min_chars=200), variant_column="package"),
+    benchmarks=BenchmarksConfig(benchmarks=(EXERCISES,)),
 )

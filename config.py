@@ -650,7 +650,7 @@ class ExtensionConfig(Section):
 
 @dataclass(frozen=True)
 class ScaleConfig(Section):
-    """A sample of the chunks is embedded; a cheap score of nearness to `benchmarks`, learned from it, orders the rest."""
+    """A sample of the chunks is embedded; a cheap score of nearness to `benchmarks` is learned from it for the rest."""
 
     share: float = setting(0.01, gt=0.0, le=0.5, help="of the chunks, embedded to learn from")
     min_labels: int = setting(200, ge=20, help="but at least so many chunks")

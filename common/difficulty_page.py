@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FONT_SIZE = 8.0
-# A row of the page's histogram, in the units of its picture.
-ROW, LABEL, WIDE = 26, 96, 640
 SHOWN_DISAGREEMENTS = 50
 STYLE = """
-.bars { width: 100%; max-width: 46rem; height: auto; display: block; margin: .8rem 0; }
-.bars rect { fill: var(--accent); } .bars text { fill: var(--ink); font: 13px var(--sans); }
-.bars text.count { fill: var(--soft); }
+.bars { display: grid; grid-template-columns: max-content 1fr; gap: .35rem .8rem; max-width: 46rem; margin: .8rem 0; }
+.bars dt { text-align: end; font-variant-numeric: tabular-nums; }
+.bars dd { margin: 0; display: flex; align-items: center; gap: .6rem; color: var(--soft); }
+.bars i { background: var(--accent); height: 1.1rem; border-radius: 2px; flex: none; }
 """
 
 
@@ -180,16 +179,11 @@ def page_of(summary: Mapping[str, Any]) -> str:
 def _histogram(summary: Mapping[str, Any]) -> Html:
     bars = summary["histogram"]
     most = max((bar["questions"] for bar in bars), default=1) or 1
-    shapes: list[Html] = []
-    for row, bar in enumerate(bars):
-        width, y = (WIDE - LABEL - 70) * bar["questions"] / most, row * ROW
-        shapes += [
-            tag("text", bar_name(bar), x=LABEL - 10, y=y + 17, text_anchor="end"),
-            tag("rect", x=LABEL, y=y + 4, width=round(width, 1), height=ROW - 8, rx=2),
-            tag("text", f"{bar['questions']:,}", x=LABEL + width + 8, y=y + 17, class_="count"),
-        ]
-    words = "; ".join(f"{bar_name(bar)}: {bar['questions']:,} questions" for bar in bars)
-    picture = tag("svg", *shapes, viewBox=f"0 0 {WIDE} {ROW * len(bars)}", role="img", aria_label=words, class_="bars")
+    cells: list[Html] = []
+    for bar in bars:
+        length = tag("i", style=f"width: {80 * bar['questions'] / most:.1f}%")
+        cells += [tag("dt", bar_name(bar)), tag("dd", length, f"{bar['questions']:,}")]
+    picture = tag("dl", *cells, class_="bars")
     note = f"Difficulty is the share of models that are wrong; mean {summary['mean_difficulty']:.3f}."
     return tag("section", tag("h2", "Questions by difficulty"), tag("p", note, class_="note"), picture)
 

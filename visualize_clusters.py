@@ -285,7 +285,7 @@ def compute(job: Job) -> int:
 TAXONOMY = Stage(
     name="taxonomy",
     script="visualize_clusters.py",
-    version=1,
+    version=2,
     settings=taxonomy_settings,
     compute=compute,
     inputs=(CHUNKS, CLUSTERS, NAMES, MAP, ANNOTATIONS),

@@ -138,7 +138,7 @@ def statistics(node: TaxonomyNode, taxonomy: Taxonomy) -> dict[str, Any]:
         "noise": measure(node, "noise_share"),
         "silhouette": node.cohesion,
         "in projection": node.cohesion_projected,
-        "children's": node.separation,
+        "of children": node.separation,
         "largest source": printable(next(iter(node.sources), "")),
     }
     if "error_rate" in known:

@@ -47,7 +47,7 @@ _SMALL = (
     "Holm p",
     "silhouette",
     "in projection",
-    "children's",
+    "of children",
     "V",
     "V corrected",
     "rho",

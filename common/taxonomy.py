@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from common.assignment import ancestors
@@ -245,4 +245,12 @@ def measures_of(taxonomy: Taxonomy) -> Iterator[Measure]:
     """The measures that at least one cluster has."""
     for each in MEASURES:
         if any(measure(node, each.key) is not None for node in taxonomy.clusters):
-            yield each
+            yield replace(each, note=f"{each.note}; {standing_out(taxonomy)}") if each.key == "error_rate" else each
+
+
+def standing_out(taxonomy: Taxonomy) -> str:
+    """How many error rates are other than that of all outputs by more than chance: colours alone would not say."""
+    q_values = [node.errors.q for node in taxonomy.clusters if node.errors and node.errors.q is not None]
+    if not q_values:
+        return "no cluster has enough of them to be tested"
+    return f"{sum(q <= 0.05 for q in q_values)} of {len(q_values)} clusters differ from the rest by more than chance"

@@ -547,7 +547,7 @@
       make("dl", {},
         fact("id", make("code", {}, node.path)), fact("size", `${counted(node.size, "chunk")} · ${percent(node.size, whole)}`),
         fact("noise", children[index].length ? `${number(node.noise)} · ${percent(node.noise, node.size)} of it in none of its children` : ""),
-        fact("silhouette", pair(node.cohesion, node.cohesion_projected)), fact("children’s", pair(node.separation, node.separation_projected)),
+        fact("silhouette", pair(node.cohesion, node.cohesion_projected)), fact("of children", pair(node.separation, node.separation_projected)),
         fact("not split", node.stopped), errorFacts(node)),
       node.keyphrases && make("h3", {}, "Keyphrases"),
       node.keyphrases && bars(node.keyphrases.map((name, place) => ({ name, part: scores[place] ?? 0, text: "" }))),

@@ -97,5 +97,15 @@ def test_only_measures_that_some_cluster_has_are_offered():
     assert "error_rate" not in {each.key for each in measures_of(bare)}
 
 
+def test_error_rates_say_how_many_are_more_than_chance():
+    def note(q):
+        nodes = tuple(replace(node, errors=replace(ERRORS, q=q)) if node.errors else node for node in taxonomy().nodes)
+        return next(each.note for each in measures_of(taxonomy(nodes=nodes)) if each.key == "error_rate")
+
+    assert note(0.5).endswith("; 0 of 1 clusters differ from the rest by more than chance")
+    assert note(0.01).endswith("; 1 of 1 clusters differ from the rest by more than chance")
+    assert note(None).endswith("; no cluster has enough of them to be tested")
+
+
 def test_a_cluster_without_graded_outputs_has_no_rate():
     assert Errors(3, 0, 0).rate is None

@@ -390,7 +390,7 @@ def _settings(config: Config) -> Mapping[str, object]:
 CLUSTERS = Stage(
     name="clusters",
     script="cluster_corpus.py",
-    version=2,
+    version=3,
     settings=_settings,
     compute=compute,
     inputs=(CHUNKS, VECTORS),
@@ -412,7 +412,7 @@ def stability_stage(runs: int) -> Stage:
     return Stage(
         name="stability",
         script="cluster_corpus.py",
-        version=1,
+        version=2,
         settings=lambda config: {"runs": runs},
         compute=partial(compute_stability, runs=runs),
         inputs=(CHUNKS, VECTORS, CLUSTERS),

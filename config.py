@@ -387,24 +387,30 @@ class RolloutsConfig(Section):
 class AdaptiveConfig(Section):
     """The `adaptive` preset: communities of a neighbour graph, a node split only beyond structureless vectors."""
 
-    n_neighbors: int = setting(15, ge=1, help="each row is joined to at least so many")
+    n_neighbors: int = setting(15, ge=1, help="each row is joined to so many; at the first level at least to so many")
     neighborhood: float = setting(
-        0.05, ge=0.0, lt=1.0, help="and, where a node is seen for itself, to at least this share of its landmarks"
+        0.05, ge=0.0, lt=1.0, help="and at the first level to this share of the rows that can be neighbours"
     )
-    landmarks: int = setting(2048, ge=4, help="rows of such a node that can be neighbours; all, if it has fewer")
-    topic_neighbors: int = setting(30, ge=1, help="neighbours in the graph that the root's children are cut in")
-    topic_landmarks: int = setting(20_000, ge=4, help="rows that can be neighbours there")
+    landmarks: int = setting(2048, ge=4, help="rows that can be neighbours at the first level")
+    reach: float = setting(
+        0.125, ge=0.0, lt=1.0, help="below it: share of the rows among which the nearest are looked for"
+    )
+    resolution_step: float = setting(
+        8.0, ge=1.0, help="resolution of a level over that of the one above; 8 makes about five times the clusters"
+    )
+    min_share: float = setting(
+        0.2, ge=0.0, lt=1.0, help="share of a community beyond a border of the level above that makes it two"
+    )
     max_children: int = setting(12, ge=2, help="a node is cut into at most so many")
     min_cluster_size: int = setting(10, ge=2, help="of a child")
-    orders: int = setting(3, ge=1, help="runs of which the best is taken")
-    test_rows: int = setting(1000, ge=4, help="rows of a node that its split is tested on")
+    orders: int = setting(2, ge=1, help="runs of which the best is taken")
+    test_rows: int = setting(500, ge=4, help="rows of a node that its split is tested on")
     null_draws: int = setting(8, ge=2, help="structureless samples a node is compared with")
     min_excess: float = setting(0.05, help="modularity above the mean of the structureless samples, at least")
     min_deviations: float = setting(5.0, help="and above it by so many of their standard deviations")
-    min_stability: float = setting(
-        0.5, ge=-1.0, le=1.0, help="agreement (ARI) of the splits of two halves of a deeper node, at least"
+    max_noise: float = setting(
+        0.25, ge=0.0, lt=1.0, help="share of the rows that is noise at the deepest level, at most; less above it"
     )
-    max_noise: float = setting(0.25, ge=0.0, lt=1.0, help="share of a node's rows that is noise, at most")
 
 
 @dataclass(frozen=True)
@@ -565,7 +571,9 @@ class StrataConfig(Section):
     """Difficulty x contamination, question by question; and what RL gains, by contamination."""
 
     proximity: str | FilesReader | HubReader | None = setting(
-        None, help="a score for each question (and stage): a file, or a folder of similarity/ or contamination/"
+        None,
+        help="a score for each question and stage: `similarity` or `contamination` (this config's own artifact), a file, "
+        "or an artifact's folder",
     )
     id_column: str | None = setting(None, help="None: the first of question_id, sample_id, id")
     stage_column: str | None = setting(None, help="None: the first of stage, corpus_stage, where there is one")

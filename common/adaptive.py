@@ -1,17 +1,16 @@
 """The `adaptive` preset: a tree of clusters in which every split has passed a test against structureless vectors.
 
-Three scales, each a graph cut into the communities of the highest modularity, so that how many there are is the
-graph's answer and not a setting. All see rows from their own mean (`zoomed`) and discount hubs.
+The scales of the tree are communities of the highest modularity, so that how many there are is the graph's answer and
+not a setting. Rows are seen from their own mean (`zoomed`), and hubs are discounted.
 
-- The root is cut where neighbourhoods are a twentieth of all rows: the few broad subjects.
-- Its children are cut in the one graph of the `topic_neighbors` nearest rows of the whole corpus: the scale is the
-  same for all of them, so that a subject of one topic stays whole while its sibling falls into ten.
-- Deeper, a node is seen for itself: its own mean, its own neighbours, a twentieth of its own rows. There everything
-  has some structure, so a split must also be found again in either half of the rows.
+- The first scale is found where neighbourhoods are a twentieth of all rows: the few broad subjects.
+- The others are found in one graph of the `n_neighbors` nearest rows, at resolutions 1, 8, 64, ...: topics, and then
+  about five times as many at each scale (the resolution counts clusters, not rows: twice the corpus has as many).
 
-Any node is split only if its rows are more structured than Gaussian vectors of their mean and covariance. Nothing
-here knows labels. Deterministic: products run on one BLAS thread each, ties go to the lower row, neighbours are
-sampled evenly by row, and the draws that are left (orders of visits, null vectors, halves) are seeded.
+Every scale is found among all rows, and then divided along the borders of those above (`common.scales`). A node is
+split only if its rows are more structured than Gaussian vectors of their mean and covariance, and noise is what lies
+between its children. Nothing here knows labels. Deterministic: products run on one BLAS thread each, ties go to the
+lower row, neighbours are sampled evenly by row, and the draws that are left (orders, null vectors) are seeded.
 """
 
 from __future__ import annotations
@@ -19,33 +18,32 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.cluster_tree import ROOT_ID, ClusterNode, SplitParameters, child_id, validate
-from common.landmark_graph import nearest_landmarks, neighbour_graph, zoomed
-from common.modularity import Graph, communities, from_groups, grouped, improved, merge, modularity
+from common.landmark_graph import nearest_landmarks, nearest_within_reach, neighbour_graph, spaced, zoomed
+from common.modularity import Graph, communities, from_groups, grouped, improved, merge, modularity, orders
+from common.scales import housed, nested
 from common.shapes import check_shape
-from common.tree_scores import adjusted_rand
+from common.structure import Evidence, NullTest, evidence
 from common.units import unit_rows
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float32, Int32, Int64
+    from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
 
 
 # A row is surely in a child that holds more than this share of its neighbourhood.
 HALF = 0.5
 # The root is cut from so many different groupings of its rows, each visited in so many orders: groups are few, so
 # this costs little, and other seeds then end in the same optimum.
-ROOT_STARTS = 8
-GROUP_ORDERS = 20
-# Rows that vote on where a row left out of a half belongs.
-VOTERS = 15
-# Null samples before a clear answer may end the test.
-FIRST_DRAWS = 3
-# A few modularities agree by chance more closely than this.
-SMALLEST_SD = 0.003
+ROOT_STARTS = 6
+GROUP_ORDERS = 10
+# Corpora up to so many rows are compared row by row; in larger ones rows are compared within reach of their cells.
+SMALL = 4096
+CELL_RESOLUTION = 8.0
 
 
 @dataclass(frozen=True)
@@ -53,78 +51,55 @@ class AdaptiveSettings:
     """What may be set.
 
     Args:
-        n_neighbors: each row is joined to at least so many.
-        neighborhood: and, where a node is seen for itself, to at least this share of its landmarks.
-        landmarks: rows of a node that can then be neighbours, evenly spaced; a node of fewer rows has all of its own.
-        topic_neighbors: neighbours of each row in the graph that the root's children are cut in.
-        topic_landmarks: rows that can be neighbours there.
+        n_neighbors: neighbours of each row in the graph of the finer scales; of the first, at least so many.
+        neighborhood: share of the landmarks that is each row's neighbourhood at the first scale.
+        landmarks: rows that can be neighbours there, evenly spaced; all, in a smaller corpus.
+        reach: share of the rows among which a row's nearest are looked for in a corpus of more than 4,096.
+        resolution_step: resolution of a scale over that of the scale above; 1 is the second's.
+        min_share: a community is divided where at least this share of it lies beyond a border.
         max_depth: depth of the deepest clusters; the root is 0.
         max_children: a node is cut into at most so many.
         min_cluster_size: of a child.
         orders: Louvain runs of which the best is taken.
         test_rows: a split is tested on so many of the node's rows.
-        null_draws: Gaussian samples it is compared with; three where they leave no doubt.
+        null_draws: Gaussian samples it is compared with; two where they leave no doubt.
         min_excess: a split's modularity exceeds the mean of the null by at least so much,
         min_deviations: and by so many of the null's standard deviations.
-        min_stability: agreement (adjusted Rand index) of the splits of two halves of a deeper node, at least.
-        max_noise: at most this share of a node's rows is noise.
+        max_noise: share of the rows that is noise at the deepest level, at most; in equal steps from the root.
         seed: of every draw.
     """
 
     n_neighbors: int = 15
     neighborhood: float = 0.05
     landmarks: int = 2048
-    topic_neighbors: int = 30
-    topic_landmarks: int = 20_000
+    reach: float = 0.125
+    resolution_step: float = 8.0
+    min_share: float = 0.2
     max_depth: int = 3
     max_children: int = 12
     min_cluster_size: int = 10
-    orders: int = 3
-    test_rows: int = 1000
+    orders: int = 2
+    test_rows: int = 500
     null_draws: int = 8
     min_excess: float = 0.05
     min_deviations: float = 5.0
-    min_stability: float = 0.5
     max_noise: float = 0.25
     seed: int = 42
 
     def __post_init__(self) -> None:
         at_least = {"n_neighbors": 1, "landmarks": 4, "max_depth": 1, "max_children": 2, "min_cluster_size": 2}
-        at_least |= {"orders": 1, "test_rows": 4, "null_draws": 2, "seed": 0}
-        at_least |= {"topic_neighbors": 1, "topic_landmarks": 4}
+        at_least |= {"orders": 1, "test_rows": 4, "null_draws": 2, "seed": 0, "resolution_step": 1}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("neighborhood", "max_noise"):
+        for name in ("neighborhood", "max_noise", "reach", "min_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
 
-
-@dataclass(frozen=True)
-class Evidence:
-    """Why a node was split or not.
-
-    Args:
-        statistic: modularity of the best partition of (a sample of) the node's rows.
-        null_mean, null_sd: the same of Gaussian vectors of the node's mean and covariance, as many.
-        deviations: (statistic - null_mean) / null_sd.
-        rows: how many were compared.
-        passed: whether the node is more structured than they are.
-        stability: agreement of the splits of its halves, where that was asked for.
-    """
-
-    statistic: float
-    null_mean: float
-    null_sd: float
-    deviations: float
-    rows: int
-    passed: bool
-    stability: float | None = None
-
     @property
-    def excess(self) -> float:
-        """Modularity that the null does not explain."""
-        return self.statistic - self.null_mean
+    def null_test(self) -> NullTest:
+        """How a node is tested."""
+        return NullTest(self.n_neighbors, self.test_rows, self.null_draws, self.min_excess, self.min_deviations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,123 +144,93 @@ def grow_adaptive(
         return _Grower(unit_rows(vectors), settings or AdaptiveSettings(), on_settled).tree()
 
 
-# --- one split -----------------------------------------------------------------------------------------------
+# --- the scales ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """A node's rows in children 0, 1, ..., the largest first, or none when there is only one.
+class Scales:
+    """The corpus at every scale.
 
     Args:
-        labels: the child of every row.
-        support: share of the row's neighbourhood that lies in that child, in [0, 1].
-        noise: rows that no child has a majority of, the weakest ones.
+        levels: labels of all rows, coarse to fine, each dividing the one before.
+        wide: neighbourhoods of the first scale: rows of the corpus.
+        near: neighbourhoods of the others.
     """
 
-    labels: Int32[np.ndarray, " n"]
-    support: Float32[np.ndarray, " n"]
-    noise: Bool[np.ndarray, " n"]
+    levels: list[Int64[np.ndarray, " n"]]
+    wide: Int64[np.ndarray, "n k"]
+    near: Int64[np.ndarray, "n j"]
 
-    @property
-    def children(self) -> int:
-        return int(self.labels.max(initial=-1)) + 1
+    def neighbours(self, level: int) -> Int64[np.ndarray, "n k"]:
+        """Those that the level was found in."""
+        return self.near if level else self.wide
+
+
+def find_scales(points: Float32[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> Scales:
+    """Subjects, topics, and what is finer, of (zoomed) unit rows."""
+    wide = around(points, settings)
+    near = nearest_rows(points, wide, settings, draw)
+    found: list[Int32[np.ndarray, " n"]] = [subjects(points, wide, near, settings, draw)]
+    for level in range(settings.max_depth - 1):
+        graph = neighbour_graph(near, len(points) / settings.resolution_step**level)
+        labels = communities(graph, orders(len(points), settings.orders, draw))
+        found.append(large(points, labels, settings.min_cluster_size))
+    return Scales(nested(points, found, settings.min_share, settings.min_cluster_size), wide, near)
 
 
 def neighbourhood(rows: int, settings: AdaptiveSettings) -> int:
-    """How many neighbours a row of a node has among `rows` landmarks, where the node is seen for itself."""
+    """How many neighbours a row has among `rows` landmarks at the first scale."""
     return max(1, min(rows - 1, max(settings.n_neighbors, round(settings.neighborhood * rows))))
 
 
-def topics(points: Float32[np.ndarray, "n d"], settings: AdaptiveSettings) -> Int64[np.ndarray, "n k"]:
-    """The nearest rows of every row, fewer in a small corpus: no wider than the neighbourhoods the root is cut in."""
-    landmarks = spaced(len(points), settings.topic_landmarks)
-    widest = max(settings.n_neighbors, round(settings.neighborhood * len(points)))
-    columns, _ = nearest_landmarks(points, landmarks, min(settings.topic_neighbors, widest, len(landmarks) - 1))
-    return landmarks[columns]
-
-
 def around(points: Float32[np.ndarray, "n d"], settings: AdaptiveSettings) -> Int64[np.ndarray, "n k"]:
-    """The nearest landmarks of every row of a node that is seen for itself."""
+    """The nearest landmarks of every row, best first."""
     landmarks = spaced(len(points), settings.landmarks)
     return landmarks[nearest_landmarks(points, landmarks, neighbourhood(len(landmarks), settings))[0]]
 
 
-def cut_root(
+def nearest_rows(
     points: Float32[np.ndarray, "n d"],
-    near: Int64[np.ndarray, "n k"],
+    wide: Int64[np.ndarray, "n k"],
     settings: AdaptiveSettings,
     draw: np.random.Generator,
-) -> Split:
-    """Broad subjects, started from small groups of the finer graph: a fifth of the time, and a better optimum."""
-    nearest = around(points, settings)
-    graph, fine = neighbour_graph(nearest), neighbour_graph(near)
+) -> Int64[np.ndarray, "n j"]:
+    """The nearest rows of every row; in a large corpus most of them (nine in ten), for an eighth of the work."""
+    n = len(points)
+    # No wider than the neighbourhoods of the first scale.
+    k = min(settings.n_neighbors, wide.shape[1])
+    if n <= SMALL:
+        return nearest_landmarks(points, np.arange(n), k)[0].astype(np.int64)
+    graph = neighbour_graph(wide[:, :k], n / CELL_RESOLUTION)
+    cells = communities(graph, orders(n, 1, draw))
+    return nearest_within_reach(points, cells, links(graph, cells), k, settings.reach)
+
+
+def links(graph: Graph, labels: Int32[np.ndarray, " n"]) -> Float64[np.ndarray, "m m"]:
+    """Total weight of the edges between communities; of a community's own edges, twice."""
+    count = int(labels.max()) + 1
+    small = merge(graph, labels, count)
+    found = np.zeros((count, count))
+    found[np.repeat(np.arange(count), np.diff(small.starts)), small.neighbours] = small.weights
+    return found
+
+
+def subjects(
+    points: Float32[np.ndarray, "n d"],
+    wide: Int64[np.ndarray, "n k"],
+    near: Int64[np.ndarray, "n j"],
+    settings: AdaptiveSettings,
+    draw: np.random.Generator,
+) -> Int32[np.ndarray, " n"]:
+    """Communities of wide neighbourhoods, started from small groups of the finer graph: cheaper, a better optimum."""
+    graph, fine = neighbour_graph(wide), neighbour_graph(near)
     starts = [grouped(fine, order) for order in orders(len(points), ROOT_STARTS, draw)]
     rough = [from_groups(graph, start, orders(int(start.max()) + 1, GROUP_ORDERS, draw)) for start in starts]
     ranked = np.argsort([-modularity(graph, labels) for labels in rough], kind="stable")[: settings.orders]
     again = orders(len(points), len(ranked), draw)
     runs = [improved(graph, rough[number], order) for number, order in zip(ranked, again, strict=True)]
-    best = int(np.argmax([modularity(graph, labels) for labels in runs]))
-    return settled(points, graph, nearest, runs[best], settings)
-
-
-def cut(
-    points: Float32[np.ndarray, "n d"],
-    nearest: Int64[np.ndarray, "n k"],
-    settings: AdaptiveSettings,
-    draw: np.random.Generator,
-    whole: float | None = None,
-) -> Split:
-    """Communities of the graph of the rows' neighbours; -1 stands for a neighbour outside of the node."""
-    graph = neighbour_graph(nearest, whole)
-    labels = communities(graph, orders(len(points), settings.orders, draw))
-    return settled(points, graph, nearest, labels, settings)
-
-
-def settled(
-    points: Float32[np.ndarray, "n d"],
-    graph: Graph,
-    nearest: Int64[np.ndarray, "n k"],
-    labels: Int32[np.ndarray, " n"],
-    settings: AdaptiveSettings,
-) -> Split:
-    """The communities that are not too many, nor too small to hold a majority around enough of their own rows."""
-    labels = large(points, few(graph, labels, settings.max_children), settings.min_cluster_size)
-    while True:
-        support = shares(nearest, labels)
-        sure = np.bincount(labels[support > HALF], minlength=int(labels.max()) + 1)
-        if len(sure) == 1 or sure.min() >= settings.min_cluster_size:
-            return Split(labels, support, _noise(support, settings.max_noise))
-        labels = without(points, labels, int(sure.argmin()))
-
-
-def shares(nearest: Int64[np.ndarray, "n k"], labels: Int32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
-    """Share of every row's neighbours inside the node that have its own label; 0 where there are none."""
-    inside = nearest >= 0
-    same = ((labels[nearest] == labels[:, None]) & inside).sum(axis=1)
-    return (same / np.maximum(inside.sum(axis=1), 1)).astype(np.float32)
-
-
-def without(points: Float32[np.ndarray, "n d"], labels: Int32[np.ndarray, " n"], gone: int) -> Int32[np.ndarray, " n"]:
-    """The rows of one community given to the nearest means of the others; numbered anew, largest first."""
-    names = np.setdiff1d(labels, [gone])
-    return by_nearest_mean(points, labels, names)
-
-
-def spaced(rows: int, most: int) -> Int64[np.ndarray, " m"]:
-    """All rows, or so many of them at even distances: no draw, and a fair share of every part of a sorted corpus."""
-    return np.arange(rows) if rows <= most else np.arange(most) * rows // most
-
-
-def sample(rows: int, most: int, draw: np.random.Generator) -> Int64[np.ndarray, " m"]:
-    """All rows, or so many of them, increasing."""
-    if rows <= most:
-        return np.arange(rows)
-    return np.sort(draw.choice(rows, most, replace=False))
-
-
-def orders(rows: int, runs: int, draw: np.random.Generator) -> Int32[np.ndarray, "runs rows"]:
-    """Random orders of visits."""
-    return np.stack([draw.permutation(rows).astype(np.int32) for _ in range(runs)])
+    best = runs[int(np.argmax([modularity(graph, labels) for labels in runs]))]
+    return large(points, few(graph, best, settings.max_children), settings.min_cluster_size)
 
 
 def few(graph: Graph, labels: Int32[np.ndarray, " n"], most: int) -> Int32[np.ndarray, " n"]:
@@ -293,9 +238,7 @@ def few(graph: Graph, labels: Int32[np.ndarray, " n"], most: int) -> Int32[np.nd
     count = int(labels.max()) + 1
     if count <= most:
         return labels
-    small = merge(graph, labels, count)
-    shares = np.zeros((count, count))
-    shares[np.repeat(np.arange(count), np.diff(small.starts)), small.neighbours] = small.weights / small.total
+    shares = links(graph, labels) / graph.total
     groups = np.arange(count)
     for _ in range(count - most):
         degrees = shares.sum(axis=1)
@@ -309,103 +252,81 @@ def few(graph: Graph, labels: Int32[np.ndarray, " n"], most: int) -> Int32[np.nd
     return np.unique(groups, return_inverse=True)[1].astype(np.int32)[labels]
 
 
-def large(
-    points: Float32[np.ndarray, "n d"], labels: Int32[np.ndarray, " n"], smallest: int
-) -> Int32[np.ndarray, " n"]:
+def large(points: Float32[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], smallest: int) -> Int32[np.ndarray, " n"]:
     """Communities of at least so many rows, largest first; the rows of smaller ones go to the nearest mean."""
     names, sizes = np.unique(labels, return_counts=True)
-    return by_nearest_mean(points, labels, names[sizes >= smallest])
+    return only(points, labels, names[sizes >= smallest])
 
 
-def by_nearest_mean(
-    points: Float32[np.ndarray, "n d"], labels: Int32[np.ndarray, " n"], names: Int32[np.ndarray, " kept"]
+def only(
+    points: Float32[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], names: Int[np.ndarray, " kept"]
 ) -> Int32[np.ndarray, " n"]:
     """The named communities, largest first; the rows of others go to the nearest mean of theirs."""
     if len(names) < 2:
         return np.zeros(len(labels), dtype=np.int32)
-    homeless = ~np.isin(labels, names)
-    means = unit_rows(np.stack([points[labels == name].mean(axis=0, dtype=np.float64) for name in names]))
-    places = np.searchsorted(names, labels)
-    places[homeless] = np.argmax(points[homeless] @ means.T, axis=1)
+    places = np.searchsorted(names, housed(points, labels, names))
     order = np.argsort(-np.bincount(places, minlength=len(names)), kind="stable")
     return np.argsort(order)[places].astype(np.int32)
 
 
-def _noise(support: Float32[np.ndarray, " n"], most: float) -> Bool[np.ndarray, " n"]:
-    """Rows without a majority in their child, but no more than the share allowed: the weakest, ties by row."""
-    weak = np.argsort(support, kind="stable")[: int(most * len(support))]
-    noise = np.zeros(len(support), dtype=bool)
-    noise[weak[support[weak] <= HALF]] = True
-    return noise
+# --- one split -----------------------------------------------------------------------------------------------
 
 
-# --- the test ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A node's rows in children 0, 1, ..., the largest first, or none when there is only one.
+
+    Args:
+        labels: the child of every row.
+        support: share of the row's neighbourhood that lies in that child, in [0, 1].
+        noise: rows that no child has a majority of, the weakest ones.
+        level: the scale that it was found at.
+    """
+
+    labels: Int32[np.ndarray, " n"]
+    support: Float32[np.ndarray, " n"]
+    noise: Bool[np.ndarray, " n"]
+    level: int = 0
+
+    @property
+    def children(self) -> int:
+        return int(self.labels.max(initial=-1)) + 1
 
 
-def evidence(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> Evidence:
-    """Compare a node's rows (a sample of them) with Gaussian vectors of their mean and covariance."""
-    rows = vectors[sample(len(vectors), settings.test_rows, draw)]
-    statistic = structure(rows, settings, draw)
-    center, root = moments(rows)
-    null: list[float] = []
-    while len(null) < settings.null_draws:
-        gaussian = draw.standard_normal((len(rows), len(root)), dtype=np.float32) @ root + center
-        null.append(structure(gaussian, settings, draw))
-        if len(null) >= FIRST_DRAWS and _beyond_doubt(_compared(statistic, null, len(rows), settings), settings):
-            break
-    return _compared(statistic, null, len(rows), settings)
-
-
-def _compared(statistic: float, null: list[float], rows: int, settings: AdaptiveSettings) -> Evidence:
-    mean, sd = float(np.mean(null)), float(np.std(null, ddof=1))
-    deviations = (statistic - mean) / max(sd, SMALLEST_SD)
-    passed = statistic - mean >= settings.min_excess and deviations >= settings.min_deviations
-    return Evidence(statistic, mean, sd, deviations, rows, passed)
-
-
-def _beyond_doubt(found: Evidence, settings: AdaptiveSettings) -> bool:
-    """Further draws would not change the answer: it is no better than the null, or twice as good as asked for."""
-    twice = found.excess >= 2 * settings.min_excess and found.deviations >= 2 * settings.min_deviations
-    return found.excess < 0 or twice
-
-
-def structure(vectors: Float[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> float:
-    """Modularity of the best partition of the graph of the `n_neighbors` nearest rows."""
-    points = zoomed(vectors)
-    n = len(points)
-    columns, _ = nearest_landmarks(points, np.arange(n), min(settings.n_neighbors, n - 1))
-    graph = neighbour_graph(columns)
-    return modularity(graph, communities(graph, orders(n, 1, draw)))
-
-
-def stability(points: Float32[np.ndarray, "n d"], settings: AdaptiveSettings, draw: np.random.Generator) -> float:
-    """Agreement of the splits found in two halves of (a sample of) the rows, each carried to all by its nearest."""
-    rows = points[sample(len(points), 2 * settings.test_rows, draw)]
-    shuffled = draw.permutation(len(rows))
-    halves = [np.sort(shuffled[: len(rows) // 2]), np.sort(shuffled[len(rows) // 2 :])]
-    return adjusted_rand(*(_carried(rows, half, settings, draw) for half in halves))
-
-
-def _carried(
+def settled(
     points: Float32[np.ndarray, "n d"],
-    half: Int64[np.ndarray, " h"],
+    nearest: Int64[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
     settings: AdaptiveSettings,
-    draw: np.random.Generator,
-) -> Int64[np.ndarray, " n"]:
-    mine = points[half]
-    columns, _ = nearest_landmarks(mine, np.arange(len(half)), neighbourhood(len(half), settings))
-    labels = communities(neighbour_graph(columns), orders(len(half), settings.orders, draw))
-    voters, _ = nearest_landmarks(points, half, min(VOTERS, len(half) - 1))
-    votes = np.zeros((len(points), int(labels.max()) + 1), dtype=np.int32)
-    np.add.at(votes, (np.arange(len(points))[:, None], labels[voters]), 1)
-    return votes.argmax(axis=1)
+) -> tuple[Int32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """Groups that are neither too many nor too small, and the support of every row.
+
+    Args:
+        nearest: rows of the node, -1 for those outside of it.
+    """
+    if int(labels.max()) >= settings.max_children:
+        labels = few(neighbour_graph(nearest), labels, settings.max_children)
+    labels = large(points, labels, settings.min_cluster_size)
+    return labels, shares(nearest, labels)
 
 
-def moments(rows: Float[np.ndarray, "n d"]) -> tuple[Float32[np.ndarray, " d"], Float32[np.ndarray, "r d"]]:
-    """The mean, and a matrix R with R'R the covariance: standard normal rows times R have it, of whatever rank."""
-    center = rows.mean(axis=0, dtype=np.float64)
-    root = np.linalg.qr((rows - center) / np.sqrt(max(len(rows) - 1, 1)), mode="r")
-    return center.astype(np.float32), np.asarray(root, dtype=np.float32)
+def shares(nearest: Int64[np.ndarray, "n k"], labels: Int32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """Share of every row's neighbours inside the node that have its own label; 0 where there are none."""
+    inside = nearest >= 0
+    same = ((labels[nearest] == labels[:, None]) & inside).sum(axis=1)
+    return (same / np.maximum(inside.sum(axis=1), 1)).astype(np.float32)
+
+
+def weakest(support: Float32[np.ndarray, " n"], clear: Bool[np.ndarray, " n"], most: float) -> Bool[np.ndarray, " n"]:
+    """Clear rows without a majority in their child: with those that are noise already at most a share of all rows.
+
+    The weakest ones, ties by row.
+    """
+    candidates = np.flatnonzero(clear & (support <= HALF))
+    allowed = max(0, int(most * len(support)) - int((~clear).sum()))
+    noise = np.zeros(len(support), dtype=bool)
+    noise[candidates[np.argsort(support[candidates], kind="stable")[:allowed]]] = True
+    return noise
 
 
 # --- the tree ------------------------------------------------------------------------------------------------
@@ -413,13 +334,18 @@ def moments(rows: Float[np.ndarray, "n d"]) -> tuple[Float32[np.ndarray, " d"], 
 
 @dataclass(frozen=True, eq=False)
 class _Visit:
-    """A node reached: all rows that belong to it, noise at its ancestors included, and those that are none."""
+    """A node reached: all rows that belong to it, noise at its ancestors included, and those that are none.
+
+    Args:
+        level: the scale that its children may be found at, or a finer one.
+    """
 
     cluster_id: str
     parent_id: str | None
     depth: int
     rows: Int64[np.ndarray, " members"]
     clear: Bool[np.ndarray, " members"]
+    level: int = 0
 
 
 @dataclass(eq=False)
@@ -428,9 +354,16 @@ class _Grower:
     settings: AdaptiveSettings
     on_settled: Callable[[int], object]
 
+    @cached_property
+    def points(self) -> Float32[np.ndarray, "rows dims"]:
+        return zoomed(self.units)
+
+    @cached_property
+    def scales(self) -> Scales:
+        return find_scales(self.points, self.settings, np.random.default_rng(self.settings.seed))
+
     def tree(self) -> AdaptiveTree:
         n = len(self.units)
-        self.near = topics(zoomed(self.units), self.settings) if n > 1 else np.zeros((n, 0), np.int64)
         self.filled, self.strength = [ROOT_ID] * n, np.ones(n, dtype=np.float32)
         self.evidence: dict[str, Evidence] = {}
         waiting = deque([_Visit(ROOT_ID, None, 0, np.arange(n), np.ones(n, dtype=bool))])
@@ -459,34 +392,39 @@ class _Grower:
         if visit.depth >= self.settings.max_depth:
             return None, "max_depth"
         draw = np.random.default_rng([self.settings.seed, *visit.cluster_id.encode()])
-        self.evidence[visit.cluster_id] = found = evidence(rows, self.settings, draw)
+        self.evidence[visit.cluster_id] = found = evidence(rows, self.settings.null_test, draw)
         if not found.passed:
             return None, "null"
-        split = self._split(visit, zoomed(rows), draw)
-        if split is None:
-            return None, "unstable"
-        split = _ordered(_spared(split, visit.clear, self.settings.min_cluster_size), visit.clear)
-        return (split, None) if split.children > 1 else (None, "no_clusters")
+        split = self._split(visit)
+        return (split, None) if split is not None else (None, "no_clusters")
 
-    def _split(self, visit: _Visit, points: Float32[np.ndarray, "n d"], draw: np.random.Generator) -> Split | None:
-        if visit.depth == 0:
-            return cut_root(points, self.near, self.settings, draw)
-        if visit.depth == 1:
-            # The weights of a row sum to about 1, so the number of rows is the whole graph's total.
-            found = cut(points, self._near_within(visit.rows), self.settings, draw, whole=float(len(self.units)))
-            if found.children > 1:
-                return found
-        agreement = stability(points, self.settings, draw)
-        self.evidence[visit.cluster_id] = replace(self.evidence[visit.cluster_id], stability=agreement)
-        if agreement < self.settings.min_stability:
-            return None
-        return cut(points, around(points, self.settings), self.settings, draw)
+    def _split(self, visit: _Visit) -> Split | None:
+        """The node at the coarsest scale that divides it."""
+        for level in range(visit.level, len(self.scales.levels)):
+            labels = np.unique(self.scales.levels[level][visit.rows], return_inverse=True)[1].reshape(-1)
+            if labels.any():
+                split = self._at(visit, level, labels)
+                if split.children > 1:
+                    return split
+        return None
 
-    def _near_within(self, rows: Int64[np.ndarray, " members"]) -> Int64[np.ndarray, "members k"]:
-        """The neighbours of a node's rows as places in the node, -1 for those outside of it."""
-        places = np.full(len(self.units), -1, dtype=np.int64)
-        places[rows] = np.arange(len(rows))
-        return places[self.near[rows]]
+    def _at(self, visit: _Visit, level: int, labels: Int[np.ndarray, " members"]) -> Split:
+        nearest = _within(self.scales.neighbours(level), visit.rows, len(self.units))
+        labels, support = settled(self.points[visit.rows], nearest, labels, self.settings)
+        most = self.settings.max_noise * (visit.depth + 1) / self.settings.max_depth
+        split = Split(labels, support, weakest(support, visit.clear, most), level)
+        return _ordered(_spared(split, visit.clear, self.settings.min_cluster_size), visit.clear)
+
+
+def _within(
+    nearest: Int64[np.ndarray, "n k"], rows: Int64[np.ndarray, " members"], count: int
+) -> Int64[np.ndarray, "members k"]:
+    """The neighbours of a node's rows as places in the node, -1 for those outside of it."""
+    if len(rows) == count:
+        return nearest
+    places = np.full(count, -1, dtype=np.int64)
+    places[rows] = np.arange(len(rows))
+    return places[nearest[rows]]
 
 
 def _spared(split: Split, clear: Bool[np.ndarray, " n"], smallest: int) -> Split:
@@ -513,7 +451,14 @@ def _ordered(split: Split, clear: Bool[np.ndarray, " n"]) -> Split:
 def _children(visit: _Visit, found: Split) -> list[_Visit]:
     clear = visit.clear & ~found.noise
     return [
-        _Visit(child_id(visit.cluster_id, number), visit.cluster_id, visit.depth + 1, visit.rows[mine], clear[mine])
+        _Visit(
+            child_id(visit.cluster_id, number),
+            visit.cluster_id,
+            visit.depth + 1,
+            visit.rows[mine],
+            clear[mine],
+            found.level + 1,
+        )
         for number in range(found.children)
         for mine in [np.flatnonzero(found.labels == number)]
     ]
@@ -545,13 +490,14 @@ def _node(
         silhouette_embedding=None,
         cohesion_projected=None,
         cohesion_embedding=None,
-        parameters=_parameters(len(visit.rows), settings) if found is not None or reason == "null" else None,
+        parameters=_parameters(len(visit.rows), settings, visit.level if found is None else found.level)
+        if found is not None or reason == "null"
+        else None,
         why_stopped=reason,
         children=children,
     )
 
 
-def _parameters(rows: int, settings: AdaptiveSettings) -> SplitParameters:
-    landmarks = min(rows, settings.landmarks)
-    neighbours = neighbourhood(landmarks, settings)
-    return SplitParameters("modularity", settings.min_cluster_size, 1, neighbours, 0, "cosine", settings.seed)
+def _parameters(rows: int, settings: AdaptiveSettings, level: int) -> SplitParameters:
+    near = min(settings.n_neighbors, rows - 1) if level else neighbourhood(min(rows, settings.landmarks), settings)
+    return SplitParameters("modularity", settings.min_cluster_size, 1, near, 0, "cosine", settings.seed)

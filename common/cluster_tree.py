@@ -25,7 +25,6 @@ STOP_REASONS = {
     "identical": "all of its vectors are the same",
     "cohesive": "its silhouette among its siblings reaches the threshold",
     "no_clusters": "the clusterer found noise only",
-    "unstable": "its halves are not split alike",
     "null": "no more structured than structureless vectors of the same covariance",
 }
 

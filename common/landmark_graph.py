@@ -31,9 +31,17 @@ def zoomed(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
     return unit_rows(units - units.mean(axis=0, dtype=np.float64).astype(np.float32), smallest=1e-6)
 
 
+def spaced(rows: int, most: int) -> Int64[np.ndarray, " m"]:
+    """All rows, or so many of them at even distances: no draw, and a fair share of every part of a sorted corpus."""
+    return np.arange(rows) if rows <= most else np.arange(most) * rows // most
+
+
 def nearest_landmarks(
-    points: Float32[np.ndarray, "n d"], landmarks: Int64[np.ndarray, " m"], k: int
-) -> tuple[Int32[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
+    points: Float32[np.ndarray, "n d"],
+    landmarks: Int64[np.ndarray, " m"],
+    k: int,
+    asked: Int64[np.ndarray, " q"] | None = None,
+) -> tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
     """The k landmarks of the largest inner product with each row, best first, the row itself left out.
 
     Ties go to the lower landmark. The caller limits BLAS to one thread (looking for its libraries takes longer than a
@@ -41,18 +49,22 @@ def nearest_landmarks(
 
     Args:
         landmarks: rows of `points`, increasing; more than k.
+        asked: rows whose landmarks are wanted; None: all.
 
     Returns:
         Places in `landmarks`, and the inner products.
     """
     from common.graph_kernels import keep_largest
 
-    n, m = len(points), len(landmarks)
+    m = len(landmarks)
     if not 1 <= k < m:
         raise ValueError(f"k must be between 1 and {m - 1}, not {k}")
-    own = np.full(n, -1, dtype=np.int64)
+    own = np.full(len(points), -1, dtype=np.int64)
     own[landmarks] = np.arange(m)
     others = np.ascontiguousarray(points[landmarks].T)
+    if asked is not None:
+        points, own = points[asked], own[asked]
+    n = len(points)
     columns, values = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
 
     def work(block: slice) -> None:
@@ -62,6 +74,35 @@ def nearest_landmarks(
     blocks = [slice(start, start + rows) for start in range(0, n, rows)]
     run_all(work, blocks, min(core_count(), len(blocks)))
     return columns, values
+
+
+def nearest_within_reach(
+    points: Float32[np.ndarray, "n d"],
+    cells: Int32[np.ndarray, " n"],
+    links: Float[np.ndarray, "cells cells"],
+    k: int,
+    reach: float,
+) -> Int64[np.ndarray, "n k"]:
+    """The k nearest rows of every row among those of its cell and of the cells that this is most linked with.
+
+    Args:
+        cells: 0, 1, ..., of rows that are near each other.
+        links: how much two cells have to do with each other.
+        reach: cells are added until the candidates are this share of all rows, and more than k.
+    """
+    n = len(points)
+    sizes = np.bincount(cells, minlength=len(links))
+    members = np.argsort(cells, kind="stable")
+    ends = np.cumsum(sizes)
+    nearest = np.empty((n, k), dtype=np.int64)
+    for cell in range(len(links)):
+        by_link = np.argsort(-links[cell], kind="stable")
+        by_link = np.r_[cell, by_link[by_link != cell]]
+        taken = 1 + int(np.searchsorted(np.cumsum(sizes[by_link]), max(reach * n, k + 1)))
+        near = np.sort(np.concatenate([members[ends[c] - sizes[c] : ends[c]] for c in by_link[:taken]]))
+        mine = members[ends[cell] - sizes[cell] : ends[cell]]
+        nearest[mine] = near[nearest_landmarks(points, near, k, mine)[0]]
+    return nearest
 
 
 def neighbour_graph(nearest: Int64[np.ndarray, "n k"], whole: float | None = None) -> Graph:

@@ -66,6 +66,11 @@ def modularity(graph: Graph, labels: Int32[np.ndarray, " nodes"]) -> float:
     return float(within - (by_community**2).sum())
 
 
+def orders(rows: int, runs: int, draw: np.random.Generator) -> Int32[np.ndarray, "runs rows"]:
+    """Random orders of visits."""
+    return np.stack([draw.permutation(rows).astype(np.int32) for _ in range(runs)])
+
+
 def communities(graph: Graph, orders: Int32[np.ndarray, "runs nodes"]) -> Int32[np.ndarray, " nodes"]:
     """The partition of the highest modularity among one Louvain run for each order of visits; ties go to the first.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from common.adaptive import AdaptiveSettings, AdaptiveTree, Split, _spared, grow_adaptive
+from common.adaptive import AdaptiveSettings, AdaptiveTree, Split, _spared, grow_adaptive, weakest
 from common.cluster_tree import assignments, to_json, validate
 from common.tree_scores import adjusted_rand
 
@@ -81,7 +81,10 @@ def test_every_row_has_a_leaf_and_the_raw_tree_is_the_filled_one_less_its_noise(
     for filled, path, noise in zip(tree.filled, raw.paths, raw.is_noise, strict=True):
         assert filled == path or (noise and (path == "root" or filled.startswith(path + ".")))
     assert ((tree.strength >= 0) & (tree.strength <= 1)).all()
-    assert all(node.noise_fraction <= 0.25 + 1 / node.size for node in tree.root.walk() if node.children)
+    for depth in range(1, 4):
+        above = [node.noise_indices for node in tree.root.walk() if node.depth < depth]
+        # A third of what is allowed for each of the three levels.
+        assert sum(map(len, above)) <= 0.25 * depth / 3 * len(vectors)
 
 
 def test_noise_does_not_make_a_child_smaller_than_asked_for() -> None:
@@ -96,6 +99,21 @@ def test_noise_does_not_make_a_child_smaller_than_asked_for() -> None:
     assert (
         _spared(Split(labels, support, noise), clear, 1).noise == [*[True] * 6, False, *[True] * 5, False, False]
     ).all()
+
+
+def test_of_weak_rows_the_weakest_are_noise_and_never_too_many() -> None:
+    support = np.array([0.1, 0.9, 0.4, 0.2, 0.5, 0.6, 0.3, 0.7], dtype=np.float32)
+    clear = np.array([True] * 6 + [False, True])
+    # Three of eight may be noise, one is already; 0.5 is no majority, yet stronger than the two that are taken.
+    assert np.flatnonzero(weakest(support, clear, 3 / 8)).tolist() == [0, 3]
+    assert np.flatnonzero(weakest(support, clear, 0.99)).tolist() == [0, 2, 3, 4]
+    assert not weakest(support, clear, 0.0).any()
+
+
+def test_more_rows_than_are_compared_one_by_one_give_the_same_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, names = planted(grid("abcd", "xyz", 60))
+    monkeypatch.setattr("common.adaptive.SMALL", 100)
+    assert adjusted_rand(codes(grow_adaptive(vectors).filled), codes(names)) == 1.0
 
 
 def test_noise_is_weaker_than_what_is_clustered() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.landmark_graph import nearest_landmarks, neighbour_graph, zoomed
+from common.landmark_graph import nearest_landmarks, nearest_within_reach, neighbour_graph, spaced, zoomed
 
 
 def test_zoomed_rows_are_unit_deviations_from_the_mean() -> None:
@@ -46,3 +46,33 @@ def test_the_graph_joins_both_ways_and_discounts_hubs() -> None:
     expected = np.zeros((4, 4))
     expected[0, 1:] = expected[1:, 0] = 1 / np.sqrt(3 * 1)
     assert np.allclose(dense, expected)
+
+
+def test_spaced_rows_are_even() -> None:
+    assert spaced(3, 5).tolist() == [0, 1, 2]
+    assert spaced(10, 4).tolist() == [0, 2, 5, 7]
+
+
+def test_only_the_rows_that_are_asked_for() -> None:
+    points = np.random.default_rng(2).normal(size=(90, 5)).astype(np.float32)
+    landmarks, asked = np.arange(0, 90, 2), np.array([80, 3, 4])
+    some, all_rows = nearest_landmarks(points, landmarks, 4, asked)[0], nearest_landmarks(points, landmarks, 4)[0]
+    assert (some == all_rows[asked]).all()
+
+
+@pytest.mark.parametrize("reach", [0.0, 0.4, 0.99])
+def test_within_reach_is_brute_force_over_the_linked_cells(reach: float) -> None:
+    draw = np.random.default_rng(3)
+    points = draw.normal(size=(120, 6)).astype(np.float32)
+    cells = draw.integers(0, 6, 120).astype(np.int32)
+    links = draw.random((6, 6))
+    found = nearest_within_reach(points, cells, links + links.T, 5, reach)
+    for row in range(120):
+        order = [cells[row], *[cell for cell in np.argsort(-(links + links.T)[cells[row]]) if cell != cells[row]]]
+        taken: list[int] = []
+        for cell in order:
+            if len(taken) >= max(reach * 120, 6):
+                break
+            taken += np.flatnonzero(cells == cell).tolist()
+        others = np.array(sorted(set(taken) - {row}))
+        assert set(found[row]) == set(others[np.argsort(-(points[others] @ points[row]))[:5]])

@@ -18,7 +18,7 @@ neither clean nor contaminated, and is counted as such.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Int64
 
-    from common.benchmark_scores import Asked, Nearest, Scored, StageScores, Stored
+    from common.benchmark_scores import Asked, Nearest, Scored, StageScores, Stored, Wanted
     from common.chunk_similarity import QuestionVectors
     from common.cleaning import Exported
     from common.contamination import ContaminationScores
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 SCRIPT = "multi_benchmark_similarity.py"
 METRIC = "cosine"
+# Questions that are looked for in one reading of a stage, each with its shuffled copy; a few kB each in memory.
+BATCH_QUESTIONS = 5_000
 # Single scores that the table of questions carries; NaN where there is none (`semantic` without vectors).
 FEATURES = (
     *("tfidf", "masked_tfidf", "chars", "numbers", "containment_8", "containment_13"),
@@ -261,61 +263,86 @@ def nearest_chunks(asked: Asked, stored: Stored, settings: BenchmarksConfig) -> 
     return found, size
 
 
-def score_stage(job: Job, asked: Asked, stored: Stored, stage: int, bar: Any) -> StageScores:
-    """Score every benchmark against the chunks of one stage, and a shuffled copy of each beside it."""
+def score_stage(job: Job, asked: Asked, shuffled: Wanted, stored: Stored, stage: int, bar: Any) -> StageScores:
+    """Score every question, and its shuffled copy, against the chunks of one stage."""
     import numpy as np
 
     from common.benchmark_scores import StageScores
 
     settings, total = job.config.benchmarks, len(asked.known)
     places = stored.of(stage)
-    texts = partial(stage_texts, job.inputs["chunks"], stored.rows[places])
     values = {name: np.full(total, np.nan) for name in ("probability", "false_positive_rate", *FEATURES)}
     row, answered = np.full(total, -1), np.zeros(total, dtype=bool)
     passages: dict[int, str] = {}
-    null: dict[int, tuple[int, int]] = {}
-    for benchmark in range(len(asked.names)):
-        mine = asked.of(benchmark)
-        if not len(mine):
-            continue
-        scores, shuffled = (
-            score_benchmark(job, asked, stored, mine, places, texts, shuffle=each) for each in (False, True)
-        )
+    null = np.zeros(total, dtype=bool)
+    for batch in batches(asked, job.config.contamination.passage_words):
+        scores = score_texts(job, stored, places, asked.wanted(batch), shuffled.part(batch))
         for name in values:
             own = getattr(scores, name, None)
-            values[name][mine] = scores.features.get(name, np.nan) if own is None else own
-        row[mine] = np.where(scores.document >= 0, stored.rows[places][scores.document], -1)
-        answered[mine] = scores.answer_in_document
+            found = scores.features.get(name, np.full(2 * len(batch), np.nan)) if own is None else own
+            values[name][batch] = found[: len(batch)]
+        document = scores.document[: len(batch)]
+        row[batch] = np.where(document >= 0, stored.rows[places][document], -1)
+        answered[batch] = scores.answer_in_document[: len(batch)]
         flagged = scores.probability >= settings.threshold
-        passages |= {int(mine[at]): scores.passages[at] for at in np.flatnonzero(flagged).tolist()}
-        null[benchmark] = (len(mine), int((shuffled.probability >= settings.threshold).sum()))
-        bar.advance(len(mine))
+        passages |= {int(batch[at]): scores.passages[at] for at in np.flatnonzero(flagged[: len(batch)]).tolist()}
+        null[batch] = flagged[len(batch) :]
+        bar.advance(len(batch))
     return StageScores(values, row, answered, passages, null)
 
 
-def score_benchmark(
-    job: Job,
-    asked: Asked,
-    stored: Stored,
-    questions: Int64[np.ndarray, " some"],
-    places: Int64[np.ndarray, " stage"],
-    texts: Callable[[], Iterable[str]],
-    *,
-    shuffle: bool,
-) -> ContaminationScores:
-    """The questions themselves, or with their words shuffled among them."""
-    from common.arrays import SelectedRows
-    from common.contamination import Question, SemanticVectors, score_questions, shuffled_questions
+def batches(asked: Asked, passage_words: int) -> Iterator[Int64[np.ndarray, " batch"]]:
+    """Questions that are looked for in one reading of a stage: of benchmarks that passages of one length suit.
 
-    table, config = asked.table.take(questions), job.config
-    columns = (table[name].to_pylist() for name in ("question_id", "text", "answer"))
-    wanted = [Question(*each) for each in zip(*columns, strict=True)]
-    vectors = asked.vectors[questions]
-    if shuffle:
-        wanted = shuffled_questions(wanted, seed=config.benchmarks.seed)
-        vectors = embed_texts(job.inputs["vectors"], [each.text for each in wanted], config, keep_unknown=True)
-    semantic = SemanticVectors(vectors, SelectedRows(stored.vectors, places)) if config.benchmarks.semantic else None
-    return score_questions(wanted, texts, config.contamination, semantic)
+    The score cuts documents into passages of `passage_words` words, more where questions are longer; benchmarks with
+    longer questions go by themselves, so that they do not blur the passages of the others.
+    """
+    import numpy as np
+
+    groups: dict[int, list[Int64[np.ndarray, " some"]]] = {}
+    for benchmark in range(len(asked.names)):
+        mine = asked.of(benchmark)
+        if len(mine):
+            long = np.quantile(asked.table["words"].to_numpy()[mine], 0.95) > passage_words
+            groups.setdefault(benchmark if long else -1, []).append(mine)
+    for group in groups.values():
+        rows = np.concatenate(group)
+        yield from (rows[start : start + BATCH_QUESTIONS] for start in range(0, len(rows), BATCH_QUESTIONS))
+
+
+def shuffled_copies(job: Job, asked: Asked) -> Wanted:
+    """Every question with the words of its benchmark's questions dealt out anew among them: the null."""
+    import numpy as np
+
+    from common.benchmark_scores import Wanted
+    from common.contamination import shuffled_questions
+
+    whole = asked.wanted(np.arange(len(asked.known)))
+    questions, vectors = list(whole.questions), whole.vectors.copy()
+    for benchmark in range(len(asked.names)):
+        mine = asked.of(benchmark)
+        copies = shuffled_questions(whole.part(mine).questions, job.config.benchmarks.seed)
+        texts = [copy.text for copy in copies]
+        vectors[mine] = embed_texts(job.inputs["vectors"], texts, job.config, keep_unknown=True)
+        for row, copy in zip(mine.tolist(), copies, strict=True):
+            questions[row] = copy
+    return Wanted(questions, vectors)
+
+
+def score_texts(job: Job, stored: Stored, places: Int64[np.ndarray, " stage"], *wanted: Wanted) -> ContaminationScores:
+    """Look for some questions in the chunks at some places, in one reading of them."""
+    import numpy as np
+
+    from common.arrays import SelectedRows
+    from common.contamination import SemanticVectors, score_questions
+
+    texts = partial(stage_texts, job.inputs["chunks"], stored.rows[places])
+    questions = [question for each in wanted for question in each.questions]
+    vectors = np.concatenate([each.vectors for each in wanted])
+    semantic = SemanticVectors(vectors, SelectedRows(stored.vectors, places))
+    return score_questions(
+        questions, texts, job.config.contamination, semantic if job.config.benchmarks.semantic else None
+    )
 
 
 def stage_texts(chunks: Artifact, rows: Int64[np.ndarray, " stage"]) -> Iterator[str]:
@@ -349,9 +376,9 @@ def compute_contamination(job: Job) -> int:
         )
     write_chunks(job, asked, stored)
     nearest, pool = nearest_chunks(asked, stored, job.config.benchmarks)
-    scores = []
+    shuffled = shuffled_copies(job, asked)
     with job.progress.bar("questions", len(asked.known) * len(stored.stages)) as bar:
-        scores = [score_stage(job, asked, stored, stage, bar) for stage in range(len(stored.stages))]
+        scores = [score_stage(job, asked, shuffled, stored, stage, bar) for stage in range(len(stored.stages))]
     found = Scored(job.config.benchmarks, asked, stored, nearest, pool, scores)
     return write_results(job, found)
 
@@ -512,8 +539,7 @@ def _still_held(
     owners: np.ndarray,
 ) -> list[dict[str, str]]:
     """Which of the questions are found in the chunks that are left, and in which document."""
-    texts = partial(stage_texts, job.inputs["chunks"], stored.rows[places])
-    scores = score_benchmark(job, asked, stored, questions, places, texts, shuffle=False)
+    scores = score_texts(job, stored, places, asked.wanted(questions))
     flagged = (scores.probability >= job.config.benchmarks.threshold).tolist()
     rows = zip(asked.ids(questions), scores.document.tolist(), flagged, strict=True)
     return [{"question_id": name, "doc_id": owners[places[row]]} for name, row, hit in rows if hit]

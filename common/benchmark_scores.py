@@ -22,14 +22,26 @@ from config import BenchmarksConfig, FilesReader
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from jaxtyping import Bool, Float64, Int64
+    from jaxtyping import Bool, Float32, Float64, Int64
 
     from common.arrays import ShardedArray
+    from common.contamination import Question
     from common.held_out import Validation
     from common.results import Results
     from common.store import Artifact
 
 # --- what was measured ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Texts to look for, and their vectors."""
+
+    questions: list[Question]
+    vectors: Float32[np.ndarray, "questions dims"]
+
+    def part(self, rows: Int64[np.ndarray, " some"]) -> Wanted:
+        return Wanted([self.questions[row] for row in rows.tolist()], self.vectors[rows])
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,15 @@ class Asked:
         import pyarrow as pa
 
         return self.table["question_id"].take(pa.array(rows)).to_pylist()
+
+    def wanted(self, rows: Int64[np.ndarray, " some"]) -> Wanted:
+        """Some of the questions, as the score takes them."""
+        import pyarrow as pa
+
+        from common.contamination import Question
+
+        taken = self.table.select(["question_id", "text", "answer"]).take(pa.array(rows)).to_pylist()
+        return Wanted([Question(*row.values()) for row in taken], self.vectors[rows])
 
     def of(self, benchmark: int) -> Int64[np.ndarray, " some"]:
         """Questions of a benchmark that have a word to look for."""
@@ -93,14 +114,14 @@ class StageScores:
     """What the score says of every question in one stage; NaN and -1 for questions that were not scored.
 
     Args:
-        null: for each benchmark, (questions, flagged) of the shuffled questions.
+        null: whether the shuffled copy of each question is flagged.
     """
 
     values: Mapping[str, np.ndarray]
     row: Int64[np.ndarray, " questions"]
     answered: Bool[np.ndarray, " questions"]
     passages: Mapping[int, str]
-    null: Mapping[int, tuple[int, int]]
+    null: Bool[np.ndarray, " questions"]
 
 
 @dataclass(frozen=True)
@@ -265,8 +286,8 @@ def cells_of(found: Scored) -> Iterator[Cell]:
                 questions=trials,
                 contaminated=hits,
                 interval=wilson(hits, trials, found.settings.confidence),
-                null_questions=scores.null.get(benchmark, (0, 0))[0],
-                null=scores.null.get(benchmark, (0, 0))[1],
+                null_questions=trials,
+                null=int(scores.null[mine].sum()),
                 chunks=int(np.sum(found.stored.stage == stage)),
                 distance=middle[0],
                 pooled_distance=middle[1],

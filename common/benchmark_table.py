@@ -76,6 +76,7 @@ def samples_of(table: pa.Table) -> list[BenchmarkSample]:
 def planted_of(table: pa.Table) -> list[str | None]:
     """What copy of each question was put into the corpus: a strength, "" for none, None where nobody says."""
     found: list[Mapping[str, str]] = [json.loads(row) for row in table["metadata"].to_pylist()]
-    # In a set with planted copies, a question that says nothing has none.
-    known = any("planted" in each for each in found)
-    return [each.get("planted", "") if known else None for each in found]
+    benchmarks = table["benchmark"].to_pylist()
+    # In a benchmark with planted copies, a question that says nothing has none.
+    known = {name for name, each in zip(benchmarks, found, strict=True) if "planted" in each}
+    return [each.get("planted", "") if name in known else None for name, each in zip(benchmarks, found, strict=True)]

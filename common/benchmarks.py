@@ -30,6 +30,8 @@ from common.samples import BenchmarkSample
 from config import BenchmarkConfig, FilesReader, HubReader
 
 MMLU_COLUMNS = ("question", "A", "B", "C", "D", "answer")
+# Files of MMLU as it was first published; any other file holds rows with the hub's columns.
+_HEADLESS = (".zip", ".csv")
 _MMLU_PART = re.compile(r"_(dev|val|test|train|auxiliary_train)$")
 MATH_SUBJECTS = (
     "algebra",
@@ -210,10 +212,10 @@ def _rows(
 ) -> Iterator[Row | BadRow]:
     if isinstance(reader, HubReader):
         return _hub_rows(benchmark, reader, cache_dir)
-    if benchmark.format == "mmlu":
-        return read_mmlu_files(reader)
-    from common.readers import read_files
+    from common.readers import list_files, read_files
 
+    if benchmark.format == "mmlu" and any(file.path.suffix.lower() in _HEADLESS for file in list_files(reader)):
+        return read_mmlu_files(reader)
     return _tasks(read_files(reader)) if benchmark.format == "bbh" else read_files(reader)
 
 

@@ -64,6 +64,12 @@ def test_mmlu_as_a_folder_of_files(tmp_path):
     assert [each.id for each in samples(from_files("mmlu", str(tmp_path)))] == ["mmlu/art/0"]
 
 
+def test_mmlu_as_rows_with_the_columns_of_the_hub(tmp_path):
+    row = {"question": "Which hue?", "choices": ["red", "blue"], "answer": 1, "subject": "art"}
+    (found,) = samples(from_files("mmlu", write_lines(tmp_path / "rows.jsonl", [row])))
+    assert (found.id, found.reference) == ("mmlu/art/0", "B")
+
+
 def test_an_mmlu_row_of_five_cells_is_an_error_or_a_third_state(tmp_path):
     path = tmp_path / "logic_test.csv"
     path.write_text("Whole?,a,b,c,d,A\nBroken?,a,b,c,A\nNo such letter?,a,b,c,d,E\nWhole again?,a,b,c,d,B\n")

@@ -70,29 +70,38 @@ class Overlap:
 
 @dataclass(frozen=True)
 class WordHashes:
-    """Hashed words of several texts, end to end; text i is `values[offsets[i]:offsets[i + 1]]`."""
+    """Hashed words of several texts, end to end; text i is `values[offsets[i]:offsets[i + 1]]`.
+
+    `telling`: a window with fewer words that are not masked numbers is none. Rows of numbers, such as `48/2=24`, are
+    all alike when masked: in worked solutions each would meet thousands of others, and say nothing.
+    """
 
     values: UInt64[np.ndarray, " words"]
     offsets: Int64[np.ndarray, " texts_plus_one"]
+    telling: int = 0
 
     @property
     def lengths(self) -> Int64[np.ndarray, " texts"]:
         return np.diff(self.offsets)
 
     def windows(self, n: int) -> Int64[np.ndarray, " windows"]:
-        """Places at which n words of one text begin."""
+        """Places at which n words of one text begin, `telling` of them no masked numbers."""
         ends = np.repeat(self.offsets[1:], self.lengths)
-        return np.flatnonzero(np.arange(len(self.values)) + n <= ends)
+        places = np.flatnonzero(np.arange(len(self.values)) + n <= ends)
+        if not self.telling:
+            return places
+        told = np.concatenate([[0], np.cumsum(self.values != word_hashes([_MASKED])[0])])
+        return places[told[places + n] - told[places] >= self.telling]
 
 
-def hash_words(texts: Sequence[str], *, mask_numbers: bool) -> WordHashes:
+def hash_words(texts: Sequence[str], *, mask_numbers: bool, telling: int = 0) -> WordHashes:
     """The words of every text as 64-bit hashes; see `common.quality.raw_words`."""
     codes: dict[str, int] = {}
     coded = [[codes.setdefault(word, len(codes)) for word in raw_words(text)] for text in texts]
     names = [_MASKED if mask_numbers and any(map(str.isdigit, word)) else word.casefold() for word in codes]
     flat = np.fromiter((code for text in coded for code in text), dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in coded])]).astype(np.int64)
-    return WordHashes(word_hashes(names)[flat] if len(flat) else np.empty(0, np.uint64), offsets)
+    return WordHashes(word_hashes(names)[flat] if len(flat) else np.empty(0, np.uint64), offsets, telling)
 
 
 @dataclass
@@ -173,11 +182,16 @@ def _bucket(hashes: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 
 @dataclass
 class OverlapScan:
-    """Streams a corpus past a few texts; `add` blocks of documents, then read `results`."""
+    """Streams a corpus past a few texts; `add` blocks of documents, then read `results`.
+
+    `telling`: words of a window that are no masked numbers, at least; others count neither as shared nor at all, and a
+    span ends where only they would carry it on. Worked solutions need it (see `WordHashes`).
+    """
 
     texts: Sequence[str]
     mask_numbers: bool = False
     ngrams: tuple[int, ...] = NGRAMS
+    telling: int = 0
     words: WordHashes = field(init=False)
     indexes: dict[int, WindowIndex] = field(init=False)
     seen: dict[int, Bool[np.ndarray, " words"]] = field(init=False)
@@ -189,7 +203,7 @@ class OverlapScan:
     def __post_init__(self) -> None:
         if not self.ngrams or min(self.ngrams) < 1:
             raise ValueError(f"ngrams must be numbers of words of at least 1, not {self.ngrams}")
-        self.words = hash_words(self.texts, mask_numbers=self.mask_numbers)
+        self.words = hash_words(self.texts, mask_numbers=self.mask_numbers, telling=self.telling)
         self.indexes = {n: WindowIndex(self.words, n) for n in {*self.ngrams, SEED_WORDS}}
         self.seen = {n: np.zeros(len(self.words.values), dtype=bool) for n in self.ngrams}
         self.most = {n: np.zeros(len(self.texts), dtype=np.int64) for n in self.ngrams}
@@ -199,7 +213,7 @@ class OverlapScan:
 
     def add(self, documents: Sequence[str]) -> None:
         """Look for the texts in some more documents."""
-        block = hash_words(documents, mask_numbers=self.mask_numbers)
+        block = hash_words(documents, mask_numbers=self.mask_numbers, telling=self.telling)
         rolling = RollingHashes(block.values)
         for n, index in self.indexes.items():
             places = block.windows(n)
@@ -260,10 +274,14 @@ class OverlapScan:
         better = spans[:, 0] > self.spans[texts, 0]
         self.spans[texts[better]] = spans[better]
 
+    def _windows(self, n: int) -> Int64[np.ndarray, " texts"]:
+        owner = np.searchsorted(self.words.offsets, self.words.windows(n), side="right") - 1
+        return np.bincount(owner, minlength=len(self.texts)).astype(np.int64)
+
     def results(self) -> list[Overlap]:
         """One for each text, in order."""
         lengths = self.words.lengths
-        windows = {n: np.maximum(lengths - n + 1, 0) for n in self.ngrams}
+        windows = {n: self._windows(n) for n in self.ngrams}
         seen = {n: np.diff(np.concatenate([[0], np.cumsum(self.seen[n])])[self.words.offsets]) for n in self.ngrams}
 
         def share(counts: dict[int, Int64[np.ndarray, " texts"]], text: int) -> dict[int, float | None]:

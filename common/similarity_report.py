@@ -38,7 +38,7 @@ def print_summary(summary: Row, console: Console, *, every: bool = False) -> Non
         for line in aggregation_lines(summary["aggregation"]):
             console.print(Text(line), soft_wrap=True)
     for note in summary["notes"]:
-        console.print(Text(f"note: {note}", "dim"), soft_wrap=True)
+        console.print(Text(f"note: {one_line(note)}", "dim"), soft_wrap=True)
 
 
 def size_lines(summary: Row) -> Iterator[str]:
@@ -67,9 +67,10 @@ def size_lines(summary: Row) -> Iterator[str]:
 def _print_verdicts(summary: Row, console: Console) -> None:
     near = f"{summary['near']:.0%}"
     console.print(Text("\nHow near is each stage?", "bold"))
+    few = f"{1 - summary['near']:.0%}"
     legend = (
         "raw: median distance to the nearest chunk; equal pools: mean (95%); percentile: median, among held-out texts",
-        f"of the stage of the same length; near: texts nearer than {1 - summary['near']:.0%} of these, by chance {near};",
+        f"of the stage of the same length; near: texts nearer than {few} of these, by chance {near};",
         "shuffled: the same with words shuffled within a text / among texts; 8 words, 13: texts with such a window in",
         "the corpus, word for word; copies: texts with at least half in one span, any number counting as any other",
     )

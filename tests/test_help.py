@@ -25,12 +25,20 @@ SCRIPTS = [
     "name_clusters.py",
     "map_chunks.py",
     "annotate_with_clusters.py",
+    "gsm8k_corpus_similarity.py",
+    "multi_benchmark_similarity.py",
     "visualize_clusters.py",
+    "benchmark_difficulty.py",
+    "stratified_contamination.py",
     "explain_clusters.py",
     "extend_clusters.py",
+    "scale_embeddings.py",
     "report.py",
     "rollout.py",
     "artifacts.py",
+    "experiments/verbatim_recall.py",
+    "experiments/sft_rl_proximity.py",
+    "experiments/ablation.py",
 ]
 
 
@@ -57,7 +65,7 @@ def test_documented_help_is_the_real_one(script: str):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_and_import_load_nothing_heavy(script: str):
     heavy = "{'torch', 'transformers', 'sklearn', 'umap', 'hdbscan', 'spacy', 'datasets', 'pyarrow', 'numba', 'plotly'}"
-    code = f"import {script.removesuffix('.py')}, sys; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import {script.removesuffix('.py').replace('/', '.')}, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import common.overlap
-from common.overlap import SEED_WORDS, OverlapScan, passage, scan
+from common.overlap import SEED_WORDS, Overlap, OverlapScan, passage, scan
 from common.quality import raw_words
 
 WORDS = [f"w{number}" for number in range(400)]
@@ -133,3 +133,23 @@ def test_a_passage_outside_the_text_and_windows_of_nothing_are_refused():
         OverlapScan(["a"], ngrams=(0,))
     assert scan([], ["a b"]) == []
     assert scan(["a"], [])[0].longest == 0
+
+
+def test_windows_of_masked_numbers_alone_are_none_where_words_are_asked_for():
+    """Two solutions with other sums: masked, their arithmetic is one row of numbers; their words differ."""
+    text = "She has 4 + 5 + 6 = <<4+5+6=15>>15 pens and 15 - 2 = <<15-2=13>>13 are left"
+    document = "A farmer counts 7 + 8 + 9 = <<7+8+9=24>>24 hens"
+    (plain,) = scanned([text], [document], telling=0)
+    (telling,) = scanned([text], [document], telling=2)
+    assert plain.longest == 8
+    assert plain.containment[8] == pytest.approx(1 / 13)
+    assert (telling.longest, telling.containment[8]) == (0, 0.0)
+    (copied,) = scanned([text], ["So: " + text.replace("4", "40")], telling=2)
+    assert copied.containment[8] == 1.0
+
+
+def scanned(texts: list[str], documents: list[str], telling: int) -> list[Overlap]:
+    """The results of one masked scan."""
+    scanning = OverlapScan(texts, mask_numbers=True, telling=telling)
+    scanning.add(documents)
+    return scanning.results()

@@ -271,7 +271,7 @@ class ContaminationConfig(Section):
     """How questions are looked for in a corpus, and what share of them is taken to be there."""
 
     prior: float = setting(0.1, gt=0.0, lt=1.0, help="share of the questions expected to have a copy in the corpus")
-    candidates: int = setting(12, ge=4, help="nearest documents of each question, in each view, that are compared")
+    candidates: int = setting(10, ge=4, help="nearest documents of each question, in each view, that are compared")
     passage_words: int = setting(
         160, ge=20, help="longer documents are cut into passages of so many words; more where the questions are longer"
     )

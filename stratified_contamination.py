@@ -1,7 +1,8 @@
 """Contamination by difficulty: is the easy part of a benchmark nearer to the corpus, and does RL gain more there?
 
-Reads   a score for each question and stage, `strata.proximity`: CSV, JSON Lines or Parquet with question_id, stage and
-        score, or the folder of an artifact of gsm8k_corpus_similarity.py or multi_benchmark_similarity.py;
+Reads   a score for each question and stage, `strata.proximity`: `similarity` or `contamination` (what
+        gsm8k_corpus_similarity.py or multi_benchmark_similarity.py wrote for this config), the folder of such an
+        artifact, or a file (CSV, JSON Lines, Parquet) with question_id, stage and score;
         data/benchmark_difficulty/<key>/ of this config, or `strata.difficulty`;
         results before and after RL, if given, `strata.base` and `strata.rl`: question_id, and correct, score or answer
 Writes  data/strata/<key>/  strata.parquet (a row for each question: difficulty, tier, scores, base, rl, gain),
@@ -30,6 +31,7 @@ from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
 from config import Config, FilesReader, HubReader, StrataConfig
 from corpus import keyed_reader, reader_content, reader_rows
+from rollout import read_samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 SCRIPT = "stratified_contamination.py"
 NO_PROXIMITY = "no scores in this config; name a file or an artifact's folder in strata.proximity"
-# The file of each artifact that holds a score for every question and stage.
+# The stages that score questions, and the file of each that holds a score for every question and stage.
 ARTIFACT_FILES = {"similarity": "scores.parquet", "contamination": "questions.parquet"}
 INPUTS = ("proximity", "difficulty", "questions", "base", "rl")
 EXAMPLES = 2
@@ -69,6 +71,48 @@ def reader_of(given: str | FilesReader | HubReader | None) -> FilesReader | HubR
     if stage not in ARTIFACT_FILES:
         raise UserError(f"{given}: an artifact of '{stage}', which scores no questions; {', '.join(ARTIFACT_FILES)} do")
     return FilesReader(paths=(str(manifest.parent / ARTIFACT_FILES[stage]),))
+
+
+def own_scores(settings: StrataConfig) -> str | None:
+    """The stage of this config whose artifact holds the scores; None where a file does."""
+    return settings.proximity if isinstance(settings.proximity, str) and settings.proximity in ARTIFACT_FILES else None
+
+
+def score_rows(job: Job) -> Iterator[Row | BadRow]:
+    """Rows of the file, or of the artifact, that holds the scores.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from common.rows import Row
+
+    given = job.config.strata.proximity
+    if given is None:
+        raise ConfigError(NO_PROXIMITY)
+    stage = own_scores(job.config.strata)
+    if stage is None:
+        yield from rows_of(given, job.cache_dir)
+        return
+    name = ARTIFACT_FILES[stage]
+    for row in job.inputs[stage].table(name).to_pylist():
+        yield Row(name, row, name)
+
+
+def link_rows(job: Job) -> dict[str, str]:
+    """The question of every id: those of `strata.questions`, and those that the scores were made for."""
+    from common.strata_rows import read_links
+
+    found = read_links(rows_of(job.config.strata.questions, job.cache_dir))
+    stage = own_scores(job.config.strata)
+    if stage == "similarity":
+        from gsm8k_corpus_similarity import questions_of
+
+        samples = read_samples(questions_of(job.config), job.cache_dir).found
+        return {sample.id: sample.messages[-1].content for sample in samples} | found
+    if stage == "contamination":
+        table = job.inputs["benchmarks"].table("questions.parquet", ["question_id", "question"])
+        return dict(zip(*(table[name].to_pylist() for name in ("question_id", "question")), strict=True)) | found
+    return found
 
 
 def rows_of(given: str | FilesReader | HubReader | None, cache_dir: Path) -> Iterator[Row | BadRow]:
@@ -160,12 +204,10 @@ def merge(job: Job) -> Merged:
     """
     import numpy as np
 
-    from common.strata_rows import Names, ScoreColumns, by_stage, mean_by_question, read_links, read_scores
+    from common.strata_rows import Names, ScoreColumns, by_stage, mean_by_question, read_scores
     from common.strata_summary import Merged
 
     settings, cache_dir = job.config.strata, job.cache_dir
-    if settings.proximity is None:
-        raise ConfigError(NO_PROXIMITY)
     columns = ScoreColumns(
         settings.id_column,
         settings.stage_column,
@@ -174,8 +216,8 @@ def merge(job: Job) -> Merged:
         settings.variant,
         settings.threshold,
     )
-    scores, hard = read_scores(rows_of(settings.proximity, cache_dir), columns), difficulties(job)
-    links = read_links(rows_of(settings.questions, cache_dir))
+    scores, hard = read_scores(score_rows(job), columns), difficulties(job)
+    links = link_rows(job)
     ids, texts = _questions(hard, scores)
     names, notes = Names.of(ids, texts, links), []
     by_question, unmatched = by_stage(scores, names, len(ids))
@@ -304,11 +346,21 @@ def contaminated_lines(merged: Merged, table: pa.Table) -> Iterator[str]:
             yield json.dumps({"question_id": merged.ids[row], **facts}, ensure_ascii=False) + "\n"
 
 
-def own_difficulty(session: Session) -> tuple[Stage, ...]:
-    """This config's own difficulty, where it has answers and no file stands in for it."""
+def own_stages(session: Session) -> tuple[Stage, ...]:
+    """This config's own difficulty, where it has answers and no file stands in for it; and its own scores."""
     config = session.config
     asked = config.difficulty.models or config.difficulty.answers is not None
-    return (DIFFICULTY,) if asked and config.strata.difficulty is None else ()
+    found = (DIFFICULTY,) if asked and config.strata.difficulty is None else ()
+    stage = own_scores(config.strata)
+    if stage == "similarity":
+        from gsm8k_corpus_similarity import SIMILARITY
+
+        return (*found, SIMILARITY)
+    if stage == "contamination":
+        from multi_benchmark_similarity import BENCHMARKS, CONTAMINATION
+
+        return (*found, BENCHMARKS, CONTAMINATION)
+    return found
 
 
 def strata_settings(config: Config) -> Mapping[str, object]:
@@ -317,6 +369,7 @@ def strata_settings(config: Config) -> Mapping[str, object]:
     for name in INPUTS:
         reader = _reader(config.strata, name)
         found[name] = None if reader is None else keyed_reader(reader)
+    found["own_scores"] = own_scores(config.strata)
     return found
 
 
@@ -328,6 +381,8 @@ def strata_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
 
 def _reader(settings: StrataConfig, name: str) -> FilesReader | HubReader | None:
     given = getattr(settings, name)
+    if name == "proximity" and own_scores(settings):
+        return None
     return result_reader(given) if name in ("base", "rl") and given is not None else reader_of(given)
 
 
@@ -337,7 +392,7 @@ STRATA = Stage(
     version=1,
     settings=strata_settings,
     compute=compute,
-    chosen=own_difficulty,
+    chosen=own_stages,
     content=strata_content,
 )
 

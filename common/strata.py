@@ -58,14 +58,7 @@ def tiers(difficulty: Float[np.ndarray, " questions"], count: int = 3) -> tuple[
     known = difficulty[~np.isnan(difficulty)]
     if not len(known):
         raise ValueError("no question has a difficulty")
-    values, counts = np.unique(known, return_counts=True)
-    below = np.cumsum(counts)[:-1]
-    cuts: list[int] = []
-    for part in range(1, min(count, len(values))):
-        place = int(np.argmin(np.abs(below - part * len(known) / count)))
-        if not cuts or place > cuts[-1]:
-            cuts.append(place)
-    starts = values[[0, *(cut + 1 for cut in cuts)]]
+    starts = _tier_starts(known, count)
     tier = np.where(np.isnan(difficulty), -1, np.searchsorted(starts, difficulty, side="right") - 1).astype(np.int64)
     names = TIER_NAMES.get(len(starts)) or tuple(f"tier {number + 1}" for number in range(len(starts)))
     found = [
@@ -74,6 +67,16 @@ def tiers(difficulty: Float[np.ndarray, " questions"], count: int = 3) -> tuple[
         if (mine := tier == number).any()
     ]
     return found, tier
+
+
+def _tier_starts(known: Float64[np.ndarray, " known"], count: int) -> Float64[np.ndarray, " tiers"]:
+    """The least difficulty of every tier: cuts between different values, nearest to equal numbers of questions."""
+    values, counts = np.unique(known, return_counts=True)
+    if len(values) <= count:
+        return values
+    below = np.cumsum(counts)[:-1]
+    cuts = {int(np.argmin(np.abs(below - part * len(known) / count))) for part in range(1, count)}
+    return values[[0, *(cut + 1 for cut in sorted(cuts))]]
 
 
 @dataclass(frozen=True)

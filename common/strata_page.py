@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-TIER_HEADERS = ("stage", "tier", "questions", "mean score (95%)", "contaminated (95%)")
+TIER_HEADERS = ("stage", "tier", "questions", "mean score (95%)")
 TEST_HEADERS = ("", "questions", "estimate (95%)", "p", "Holm", "at equal length")
 GAIN_HEADERS = ("tier", "questions", "", "base", "RL", "gain (95%)")
 
@@ -27,14 +27,22 @@ def ends(interval: Mapping[str, float] | None, form: str = ".3f") -> str:
 def lead(summary: Mapping[str, Any]) -> str:
     score = summary["score"]
     near = f"{score['near']} is near"
-    limit = "" if score["threshold"] is None else f"; contaminated from {score['threshold']:g} on"
+    limit = "" if score["threshold"] is None else f"; {flag_word(summary)} from {score['threshold']:g} on"
+    if score["column"] == "percentile" and score["threshold"] is not None:
+        limit += f", as {score['threshold']:.0%} of held-out texts are"
     return f"{summary['questions']:,} questions; score: {score['column']} ({near}{limit})"
+
+
+def flag_word(summary: Mapping[str, Any]) -> str:
+    """What a question past the threshold is called: a distance shows that it is near, not that it was copied."""
+    return "near" if summary["score"]["near"] == "low" else "contaminated"
 
 
 def tier_rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Each stage by tier, all questions first."""
     for stage in summary["stages"]:
-        for each in [_whole(stage), *stage["tiers"]]:
+        # A stage without a score has no tiers to show.
+        for each in [_whole(stage), *(stage["tiers"] if stage["all"]["questions"] else [])]:
             mean = "" if each["mean"] is None else f"{each['mean']:.3f} {ends(each['interval'])}"
             share = ""
             if summary["score"]["threshold"] is not None and each["questions"]:
@@ -77,7 +85,7 @@ def flag_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         found = stage["contaminated_trend"]
         if found:
             z, p = f"{found['z']:+.2f}", f"{found['p']:.2g}"
-            yield f"{stage['stage']}: share contaminated by tier: Cochran-Armitage z {z}, p {p}"
+            yield f"{stage['stage']}: share {flag_word(summary)} by tier: Cochran-Armitage z {z}, p {p}"
 
 
 def nearer_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -139,7 +147,8 @@ def print_strata(summary: Mapping[str, Any], console: Console) -> None:
     console.print(Text(tier_bounds(summary)))
     for note in summary["notes"]:
         console.print(Text(f"note: {note}", "dim"))
-    _print("Contamination by difficulty", TIER_HEADERS, list(tier_rows(summary)), console, 2)
+    headers = (*TIER_HEADERS, f"{flag_word(summary)} (95%)")
+    _print("Contamination by difficulty", headers, list(tier_rows(summary)), console, 2)
     _print("Are harder questions nearer? (rho of closeness and difficulty)", TEST_HEADERS, trend_rows(summary), console)
     for line in flag_lines(summary):
         console.print(Text(line))
@@ -211,7 +220,8 @@ def _notes(summary: Mapping[str, Any]) -> Html | None:
 
 
 def _tiers(summary: Mapping[str, Any]) -> Html:
-    cells = table(TIER_HEADERS, tier_rows(summary), numeric=range(2, 5))
+    headers = (*TIER_HEADERS, f"{flag_word(summary)} (95%)")
+    cells = table(headers, tier_rows(summary), numeric=range(2, 5))
     bounds = tier_bounds(summary)
     return tag("section", tag("h2", "By tier"), tag("p", bounds[:1].upper() + bounds[1:] + ".", class_="note"), cells)
 

@@ -285,7 +285,7 @@ def _halves(
         flagged = score >= (merged.threshold if merged.near == "high" else -merged.threshold)
     for at, each in enumerate(found):
         mine = tier == at
-        near, names = flagged, ("contaminated", "clean")
+        near, names = flagged, ("near", "far") if merged.near == "low" else ("contaminated", "clean")
         # A handful of contaminated questions says nothing of their tiers.
         if min(flagged.sum(), (~flagged).sum()) < FEWEST * len(found):
             near, names = score > np.median(score[mine]), ("nearer half", "farther half")

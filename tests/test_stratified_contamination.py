@@ -20,7 +20,7 @@ from common.cli import run_script
 from common.configs import load_config
 from common.errors import ConfigError, UserError
 from common.stages import Session
-from config import Config, DifficultyConfig, StrataConfig
+from config import ColumnsText, Config, DifficultyConfig, OutputText, StrataConfig
 from stratified_contamination import STRATA
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -272,6 +272,55 @@ def test_this_configs_own_difficulty_is_read_where_it_has_answers(tmp_path):
     table = session.run(STRATA).table("strata.parquet").to_pylist()
     assert [row["difficulty"] for row in table] == [float(n % 2 == 0) for n in range(40)]
     assert {row["tier"] for row in table} == {"easy", "hard"}
+
+
+def test_this_configs_own_similarity_is_read_and_its_ids_are_linked_by_the_questions_words(tmp_path):
+    """Its ids are those of the questions' file, those of difficulty of the file of solutions."""
+    from benchmark_difficulty import ANSWERS, DIFFICULTY
+    from embed_chunks import CHUNKS, VECTORS
+    from gsm8k_corpus_similarity import SIMILARITY
+    from prepare_data import DOCUMENTS
+    from tests.test_gsm8k_corpus_similarity import QUESTIONS, graded_rows, make_config, question
+
+    texts = tuple(OutputText(text=ColumnsText((f"{name}.solution",)), model=name) for name in ("good", "bad"))
+    answers = str(write(tmp_path / "solutions.jsonl", graded_rows()))
+    config = replace(
+        make_config(tmp_path),
+        difficulty=DifficultyConfig(answers=answers, texts=texts, bootstraps=99),
+        strata=StrataConfig(proximity="similarity", permutations=199, bootstraps=99),
+    )
+    session = Session(config)
+    for stage in (DOCUMENTS, CHUNKS, VECTORS, SIMILARITY, ANSWERS, DIFFICULTY):
+        session.run(stage)
+    table = session.run(STRATA).table("strata.parquet").to_pylist()
+    assert [row["question"] for row in table] == [question(number) for number in range(QUESTIONS)]
+    assert [row["question_id"] for row in table][:2] == ["solutions.jsonl:1", "solutions.jsonl:2"]
+    scores = session.load(SIMILARITY).table("scores.parquet").to_pylist()
+    questions = [each for each in scores if each["variant"] == "question" and not each["shuffle"]]
+    for stage in ("pretrain", "midtrain", "sft"):
+        of_file = {each["sample_id"]: each["percentile"] for each in questions if each["corpus_stage"] == stage}
+        want = [of_file[f"gsm8k_test/test.jsonl:{number + 1}"] for number in range(QUESTIONS)]
+        assert [row[f"score_{stage}"] for row in table] == want
+    other = replace(config, similarity=replace(config.similarity, metric="euclidean"))
+    assert Session(other).key(STRATA) != session.key(STRATA)
+
+
+def test_this_configs_own_contamination_is_read(tmp_path):
+    """The planted copies are flagged in their stages; a benchmark without difficulty is left out, and counted."""
+    from tests.test_multi_benchmark_similarity import CLEAN, DIGITS, VERBATIM, small_config
+    from tests.test_multi_benchmark_similarity import run as measured
+
+    asked = [VERBATIM, DIGITS, *CLEAN]
+    rows = [{"id": f"mine-{n}", "question": text, "difficulty": n / 10} for n, text in enumerate(asked)]
+    strata = StrataConfig(
+        proximity="contamination", difficulty=str(write(tmp_path / "hard.jsonl", rows)), permutations=199, bootstraps=99
+    )
+    session = measured(replace(small_config(tmp_path), strata=strata))
+    artifact = session.run(STRATA)
+    table = artifact.table("strata.parquet").to_pylist()
+    assert [row["contaminated_sft"] for row in table] == [True] + [False] * 5
+    assert table[1]["score_pretrain"] > max(row["score_pretrain"] for row in table[2:])
+    assert any("name no question that has a difficulty" in note for note in artifact.json("summary.json")["notes"])
 
 
 def test_without_difficulty_gains_are_tested_and_the_ceiling_is_named(tmp_path):

@@ -41,6 +41,15 @@ def test_tiers_have_about_as_many_questions_and_equal_ones_share_a_tier():
     assert all(len(np.unique(tier[difficulty == value])) == 1 for value in np.unique(difficulty))
 
 
+def test_few_values_are_tiers_of_their_own():
+    difficulty = np.repeat([0, 0.5, 1], [229, 350, 740])
+    for count in (3, 10):
+        found, tier = tiers(difficulty, count)
+        assert [each.questions for each in found] == [229, 350, 740]
+        assert np.array_equal(tier, (2 * difficulty).astype(int))
+    assert [each.questions for each in tiers(difficulty, 2)[0]] == [579, 740]
+
+
 def test_unknown_difficulties_are_in_no_tier():
     difficulty = np.array([np.nan, 0.2, 0.9, np.nan])
     found, tier = tiers(difficulty, 2)

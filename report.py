@@ -30,6 +30,7 @@ from search import ALL_STAGES, NEIGHBOURS
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from common.leaks import Contamination
     from common.report_page import ClusterView, Dropped, MapPoints, Outputs, PlacedOutput, Report, Search, StageRow
 
 EXAMPLES_OF_DROPPED = 3
@@ -58,7 +59,7 @@ def gather(config: Config, inputs: Mapping[str, Artifact]) -> Report:
         stages=tuple(stage_row(artifact) for artifact in inputs.values()),
         searches=searches(inputs["neighbours"].table("neighbours.parquet")),
         outputs=outputs(inputs["annotations"], config),
-        contamination=load_contamination(inputs["contamination"], LEAKS_SHOWN),
+        contamination=leaked_questions(inputs),
         dropped=tuple(dropped(inputs)),
         warnings=tuple(warnings(inputs)),
         hover_chars=config.report.hover_chars,
@@ -156,6 +157,13 @@ def outputs(annotations: Artifact, config: Config) -> Outputs:
     table = annotations.table("annotations.parquet")
     graded = table["correct"].drop_null().to_pylist()
     return Outputs(groups, tuple(placed_outputs(table)), config.annotation.alpha, len(graded), graded.count(False))
+
+
+def leaked_questions(inputs: Mapping[str, Artifact]) -> Contamination:
+    """Which benchmark questions are in the corpus; empty where none was looked for."""
+    from common.leaks import Contamination
+
+    return load_contamination(inputs["contamination"], LEAKS_SHOWN) if "contamination" in inputs else Contamination()
 
 
 def group_name(variant: str | None, model: str | None) -> str:
@@ -259,13 +267,19 @@ def compute_report(job: Job) -> int:
     return len(report.points.x)
 
 
+def benchmarks_looked_for(session: Session) -> tuple[Stage, ...]:
+    """What was found of the config's benchmarks, where it names any."""
+    return (CONTAMINATION,) if session.config.benchmarks.benchmarks else ()
+
+
 REPORT = Stage(
     name="report",
     script="report.py",
     version=3,
     settings=report_settings,
     compute=compute_report,
-    inputs=(DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATIONS, CONTAMINATION),
+    inputs=(DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATIONS),
+    chosen=benchmarks_looked_for,
 )
 
 

@@ -202,6 +202,30 @@ def write_names(part: Part, root: ClusterNode) -> None:
     part.write_json("names.json", names_of(root))
 
 
+def contamination_summary() -> dict[str, object]:
+    """Two stages of one benchmark, one question found; what was planted is known."""
+    rest = {"benchmark": "exercises", "questions": 40, "null_questions": 40, "pool_chunks": 20}
+    sizes = {"chunks": 72, "distance": 0.25, "pooled_distance": 0.5}
+    hit = {"stage": "pretrain", "contaminated": 1, "interval": {"low": 0.004, "high": 0.13}, "null": 0}
+    clean = {"stage": "sft", "contaminated": 0, "interval": {"low": 0.0, "high": 0.09}, "null": 2}
+    return {
+        "cells": [{**rest, **sizes, **hit}, {**rest, **sizes, **clean}],
+        "truth": [{"planted": "verbatim", "questions": 1, "found": 1, "auc": 1.0}],
+        "threshold": 0.5,
+        "third_state": {"unreadable": 3, "no_words": 0, "unknown_to_embedder": 0},
+    }
+
+
+def write_contamination(part: Part) -> None:
+    """One leak, its texts hostile."""
+    part.write_json("summary.json", contamination_summary())
+    words = {"benchmark": "exercises", "question_id": "exercises/q1", "stage": "pretrain", "chunk_id": "notes:0#0"}
+    texts = {"question": HOSTILE_TEXT, "passage": f"as it stands: {HOSTILE_TEXT}", "answer": HOSTILE_NAME}
+    numbers = {"probability": 0.98, "false_positive_rate": 0.001, "longest_words": 9, "containment_8": 0.5}
+    more = {"masked_containment_8": 0.75, "semantic": None, "answer_in_document": True, "planted": "verbatim"}
+    part.write_table("leaks.parquet", pa.Table.from_pylist([{**words, **texts, **numbers, **more}]))
+
+
 def publish_all(data_dir: Path) -> dict[str, Artifact]:
     """Every artifact that the map and the report read, but the map itself."""
     store, texts = Store(data_dir), corpus_texts()

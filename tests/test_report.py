@@ -16,10 +16,11 @@ import pytest
 
 from common.cluster_tree import ROOT_ID
 from common.html import asset, plotly_script, printable, shorten
+from common.leaks import Contamination
 from common.progress import Progress
 from common.report_page import NOISE, ClusterView, Report, render, script_data, share, size, treemap_data
 from common.stages import Job
-from common.store import Artifact, Part
+from common.store import Artifact, Part, Store
 from config import Config, EmbeddingConfig
 from report import REPORT, compute_report, gather, report_settings
 from tests.browser import Visit, until
@@ -30,6 +31,8 @@ from tests.report_artifacts import (
     HOSTILE_TEXT,
     build,
     corpus_texts,
+    publish,
+    write_contamination,
 )
 from tests.taxonomy_artifacts import HOSTILE_MODEL, publish_inputs
 
@@ -42,6 +45,8 @@ def made(tmp_path_factory) -> dict[str, Artifact]:
     """Artifacts of every stage, the map and the report included."""
     folder = tmp_path_factory.mktemp("data")
     inputs = publish_inputs(folder, CONFIG, with_outputs=True)
+    leaked_from = {"chunks": inputs["chunks"]}
+    inputs["contamination"] = publish(Store(folder), "contamination", leaked_from, 1, write_contamination)
     return {**inputs, "report": build(folder, REPORT, CONFIG, dict(inputs))}
 
 
@@ -68,6 +73,26 @@ def markup(page_file) -> str:
 def test_the_page_depends_on_the_name_and_on_what_a_point_tells():
     for other in (replace(CONFIG, name="other"), replace(CONFIG, report=replace(CONFIG.report, hover_chars=50))):
         assert report_settings(other) != report_settings(CONFIG)
+
+
+# --- benchmarks in the corpus --------------------------------------------------------------------------------
+
+
+def test_leaked_questions_are_shown_with_their_evidence_and_the_truth(shown, markup):
+    assert [(cell.stage, cell.contaminated, cell.null) for cell in shown.contamination.cells] == [
+        ("pretrain", 1, 0),
+        ("sft", 0, 2),
+    ]
+    section = markup[markup.index('id="contamination"') : markup.index('id="dropped"')]
+    for words in ("2.5 % (0.4 % to 13 %)", "2 of 40", "planted: verbatim", "9 words", "100 %", 'class="run"'):
+        assert words in section
+    assert 'href="#contamination"' in markup
+
+
+def test_a_config_without_benchmarks_has_no_such_section(shown):
+    page = render(replace(shown, contamination=Contamination()))
+    assert 'id="contamination"' not in page
+    assert "#contamination" not in page
 
 
 # --- annotated outputs ---------------------------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.hypotheses import Comparison, Draws, groups, paired
+from common.hypotheses import Comparison, Draws, groups, paired, trend
 from common.power import detectable_groups, detectable_paired
 from common.statistics import Interval, holm
 
@@ -24,7 +24,8 @@ class Test:
         family: the question; its tests share Holm's correction.
         label: which of them this is (a prefix length, a stratum).
         comparison: `common.hypotheses`.
-        detectable: the smallest difference found with a chance of 80% at the family's strictest level (alpha / tests).
+        detectable: the smallest difference found with a chance of 80% at the family's strictest level (alpha / tests);
+            None for a trend.
         p_holm: of the raw difference.
         p_holm_controlled: of the one with the confounder held fixed; None where nothing is held fixed.
     """
@@ -34,7 +35,7 @@ class Test:
     family: str
     label: str
     comparison: Comparison
-    detectable: float
+    detectable: float | None
     p_holm: float = 1.0
     p_holm_controlled: float | None = None
 
@@ -54,14 +55,18 @@ class Family:
     name: str
     draws: Draws
 
-    def pairs(self, differences: Sequence[tuple[str, Float[np.ndarray, " pairs"]]]) -> list[Test]:
-        """Each label's differences against 0."""
-        alpha = self.alpha(len(differences))
-        return corrected(
-            Test(self.name, label, paired(values, np.zeros(len(values)), draws=self.draws),
-                 detectable_paired(values, alpha=alpha))
-            for label, values in differences
-        )  # fmt: skip
+    def pairs(
+        self,
+        differences: Sequence[tuple[str, Float[np.ndarray, " pairs"]]],
+        confounders: Mapping[str, Float[np.ndarray, " pairs"]] | None = None,
+    ) -> list[Test]:
+        """Each label's differences against 0; `confounders` are held fixed, where a label has one."""
+        alpha, held = self.alpha(len(differences)), confounders or {}
+        tests = []
+        for label, values in differences:
+            found = paired(values, np.zeros(len(values)), held.get(label), draws=self.draws)
+            tests.append(Test(self.name, label, found, detectable_paired(values, alpha=alpha)))
+        return corrected(tests)
 
     def two_groups(
         self, values: Sequence[tuple[str, Float[np.ndarray, " yes"], Float[np.ndarray, " no"]]]
@@ -74,6 +79,17 @@ class Family:
             found = groups(both, flagged, draws=self.draws)
             tests.append(Test(self.name, label, found, detectable_groups(both, flagged, alpha=alpha)))
         return corrected(tests)
+
+    def trends(
+        self,
+        columns: Sequence[tuple[str, Float[np.ndarray, " units"], Float[np.ndarray, " units"]]],
+        confounder: Float[np.ndarray, " units"] | None = None,
+    ) -> list[Test]:
+        """Each label's rank correlation of two columns."""
+        return corrected(
+            Test(self.name, label, trend(one, other, confounder, draws=self.draws), None)
+            for label, one, other in columns
+        )
 
     def alpha(self, tests: int) -> float:
         """Holm's strictest level."""

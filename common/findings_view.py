@@ -44,5 +44,5 @@ def _cells(test: Mapping[str, Any]) -> Iterable[str]:
         f"{raw['p']:.2g}",
         f"{test['p_holm']:.2g}",
         cohen,
-        f"{test['detectable']:.3f}",
+        "" if test["detectable"] is None else f"{test['detectable']:.3f}",
     )

@@ -73,17 +73,18 @@ class AnswersOf(Section):
 
 @dataclass(frozen=True)
 class SftRlConfig(Section):
-    """Answers of base, SFT and RL models -> four questions about their distance from corpus and rollouts."""
+    """Answers of base, SFT and RL models -> four questions about their distance from corpus and rollouts.
+
+    How distances are measured (metric, pools of equal size, held-out texts) is set in `similarity`.
+    """
 
     answers: tuple[AnswersOf, ...] = setting((), help="at most one set of each role; any two or three")
     rollout_stage: str = setting("rollouts", help="sources of this stage are the RL rollouts; all others the corpus")
     stratum: str | None = setting(None, help="column of the answers: a category, or a number cut into thirds")
     smallest_stratum: int = setting(20, ge=6, help="a stratum of fewer questions is not tested")
     shortest: int = setting(5, ge=1, help="words; a question with a shorter answer is left out")
-    pool_chunks: int | None = setting(None, ge=2, help="chunks of each pool; None: as many as the smallest has")
     ngram: int = setting(5, ge=2, le=13, help="words of the n-grams whose novelty is measured")
-    alpha: float = setting(0.05, gt=0.0, lt=0.5, help="share of a pool's own chunks that are called outside of it")
-    calibration_chunks: int = setting(1_000, ge=20, help="chunks of each pool that `outside` is measured on")
+    alpha: float = setting(0.05, gt=0.0, lt=0.5, help="share of a pool's held-out texts that are called outside of it")
     permutations: int = setting(9_999, ge=99)
     confidence: float = setting(0.95, gt=0.5, lt=1.0)
     seed: int = setting(42, ge=0)

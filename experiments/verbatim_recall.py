@@ -4,7 +4,7 @@ Reads   the passages of recall.known and recall.control; the models of recall.mo
 Writes  data/recall/<key>/  recall.parquet (a row for each model, passage and prefix length: completion, edit distances,
                             exact lengths, null), left_out.parquet, summary.json (levels and tests), recall.png
 Run     uv run experiments/verbatim_recall.py configs/experiments/recall_01_stories.py
-        uv run experiments/verbatim_recall.py configs/experiments/recall_02_twins.py recall.models.0.generation.model=muon/
+        uv run experiments/verbatim_recall.py configs/experiments/recall_02_twins.py --shown 10
 
 Every passage is cut after several prefix lengths; the model goes on, greedily, and what it says is compared with the
 passage. Beside every score stand a control set, which the model should not know, and a null: the same completion

@@ -364,18 +364,19 @@ def _assignment_table(root: ClusterNode, found: Taxonomy, chunks: EmbeddedChunks
     import pyarrow as pa
 
     from common.cluster_tree import assignments
+    from common.columns import number_column, text_column
 
     raw = assignments(root)
     return pa.table(
         {
-            "chunk_row": pa.array(raw.rows, pa.int64()),
-            "chunk_id": pa.array(chunks.ids, pa.string()),
-            "path": pa.array(raw.paths, pa.string()),
-            "depth": pa.array(raw.depths, pa.int32()),
-            "is_noise": pa.array(raw.is_noise, pa.bool_()),
-            "filled_path": pa.array(found.filled, pa.string()),
-            "strength": pa.array(found.strength, pa.float32()),
-            "fitted": pa.array(found.fitted, pa.bool_()),
+            "chunk_row": number_column(raw.rows).cast(pa.int64()),
+            "chunk_id": text_column(chunks.ids),
+            "path": text_column(raw.paths),
+            "depth": number_column(raw.depths).cast(pa.int32()),
+            "is_noise": number_column(raw.is_noise.view("uint8")).cast(pa.bool_()),
+            "filled_path": text_column(found.filled),
+            "strength": number_column(found.strength),
+            "fitted": number_column(found.fitted.view("uint8")).cast(pa.bool_()),
         }
     )
 

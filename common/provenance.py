@@ -8,6 +8,10 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,8 +109,16 @@ def installed_versions() -> dict[str, str]:
     """Version of every installed distribution."""
     from importlib.metadata import distributions
 
-    found = {item.metadata["Name"]: item.version for item in distributions() if item.metadata["Name"]}
-    return dict(sorted(found.items()))
+    found = dict(_name_and_version(item) for item in distributions())
+    return dict(sorted((name, version) for name, version in found.items() if name))
+
+
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    # `distribution.metadata` reads the whole description as an e-mail: for all packages, a sixth of a second.
+    head = (distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or "").split("\n\n", 1)[0]
+    lines = [line for line in head.splitlines() if line.startswith(("Name: ", "Version: "))]
+    fields = dict(line.split(": ", 1) for line in reversed(lines))  # the first of a kind counts
+    return fields.get("Name", ""), fields.get("Version", "")
 
 
 def python_version() -> str:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.columns import number_column
 from common.lsa import fit_lsa
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from jaxtyping import Bool, Float32, Int
+    from jaxtyping import Float32, Int
 
     from config import EmbeddingConfig
 
@@ -52,18 +53,17 @@ class LsaRefit:
 
     def _blocks(self, rows: Int[np.ndarray, " some"]) -> Iterator[list[str]]:
         for start in range(0, len(rows), TEXT_BLOCK):
-            yield self.texts.take(rows[start : start + TEXT_BLOCK]).to_pylist()
+            yield self.texts.take(number_column(rows[start : start + TEXT_BLOCK])).to_pylist()
 
 
 def texts_of_rows(tables: Iterable[pa.Table], wanted: Int[np.ndarray, " rows"]) -> pa.ChunkedArray:
     """The column `text` of the wanted global rows (increasing), from tables that follow one another."""
     import pyarrow as pa
 
-    found, first = [pa.array([], pa.large_string())], 0
+    found, first = [], 0
     for table in tables:
-        here: Bool[np.ndarray, " n"] = np.zeros(len(table), dtype=bool)
-        here[wanted[(wanted >= first) & (wanted < first + len(table))] - first] = True
+        here = wanted[(wanted >= first) & (wanted < first + len(table))] - first
         # 32-bit offsets would end at two gigabytes of text.
-        found += table["text"].cast(pa.large_string()).filter(pa.array(here)).chunks
+        found += table["text"].cast(pa.large_string()).take(number_column(here.astype(np.int64))).chunks
         first += len(table)
     return pa.chunked_array(found, pa.large_string())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 from pathlib import Path
 
@@ -96,3 +97,5 @@ def test_git_state(project):
 def test_installed_versions():
     assert installed_versions()["numpy"] == numpy.__version__
     assert list(installed_versions()) == sorted(installed_versions())
+    read = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    assert installed_versions() == {name: version for name, version in read.items() if name}

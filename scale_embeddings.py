@@ -365,9 +365,12 @@ def compute(job: Job) -> int:
     import numpy as np
 
     from common.cheap_quality import measure_quality
+    from common.cheap_scores import require_fasttext
     from common.scale_figure import draw, save
 
     settings, costs = job.config.scale, Costs()
+    if settings.model == "fasttext":
+        require_fasttext()
     if not job.inputs["chunks"].rows:
         raise UserError(f"{job.inputs['chunks'].folder}: there is no chunk to score; check the sources in the config")
     encoding = Encoding(job, make_embedder(job), costs)

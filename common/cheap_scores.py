@@ -17,6 +17,7 @@ the same sample gives the same scores.
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -385,16 +386,21 @@ class FastTextModel:
         return np.array([each.get("__label__top", 0.0) for each in found], dtype=np.float64)
 
 
+def require_fasttext() -> None:
+    """Raise UserError, with how to install it, where fastText is not there."""
+    if importlib.util.find_spec("fasttext") is None:
+        raise UserError(NO_FASTTEXT)
+
+
 def fit_fasttext(labelled: Labelled, *, seed: int = 42) -> FastTextModel:
     """Words, pairs of words and characters within words; one thread, so that it repeats.
 
     Raises:
         UserError: fastText is not installed.
     """
-    try:
-        import fasttext
-    except ImportError as error:
-        raise UserError(NO_FASTTEXT) from error
+    require_fasttext()
+    import fasttext
+
     top = in_top(labelled.scores, FASTTEXT_TOP)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labelled.txt"

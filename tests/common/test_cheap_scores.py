@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import importlib.util
 
 import numpy as np
 import pytest
@@ -218,14 +218,10 @@ def test_words_in_other_order_are_other_ngrams():
 
 
 def test_without_fasttext_one_line_says_how_to_get_it(monkeypatch):
-    real = builtins.__import__
-
-    def absent(name, *rest, **options):
-        if name == "fasttext":
-            raise ImportError(name)
-        return real(name, *rest, **options)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "fasttext" else real(name, *rest)
+    )
     with pytest.raises(UserError) as error:
         fit_fasttext(labelled(40))
     assert str(error.value) == NO_FASTTEXT

@@ -403,7 +403,7 @@ def cluster_columns(job: Job, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Arr
 # --- chunks most like the benchmark --------------------------------------------------------------------------
 
 
-def score_chunks(job: Job, corpus: Corpus, measured: Measured) -> dict[str, Any]:
+def score_chunks(job: Job, corpus: Corpus, measured: Measured, by_stage: Sequence[StageScores]) -> dict[str, Any]:
     """Write every distinct chunk's scores by all questions; compare the strategies, and how generic their best are."""
     import numpy as np
 
@@ -427,20 +427,24 @@ def score_chunks(job: Job, corpus: Corpus, measured: Measured) -> dict[str, Any]
         "duplicates": len(corpus.rows) - len(kept),
         "top": top,
         "strategies": [asdict(each) for each in compare_strategies(scores, top)],
-        **generic_chunks(corpus, kept, measured, settings),
+        **generic_chunks(corpus, kept, measured, measured.unrelated(by_stage), settings),
         "listed": listed.to_pylist(),
     }
 
 
 def generic_chunks(
-    corpus: Corpus, kept: Int64[np.ndarray, " kept"], measured: Measured, settings: SimilarityConfig
+    corpus: Corpus,
+    kept: Int64[np.ndarray, " kept"],
+    measured: Measured,
+    unrelated: Int64[np.ndarray, " null"],
+    settings: SimilarityConfig,
 ) -> dict[str, Any]:
     """How many of each strategy's best chunks are so for as many unrelated texts too, held-out documents left out."""
     import numpy as np
 
     from common.similarity import genericness
 
-    asked, unrelated = measured.asked(), measured.unrelated()
+    asked = measured.asked()
     count, others = min(len(asked), len(unrelated)), np.flatnonzero(~corpus.held_out[kept])
     if not count or len(others) < FEWEST_CHUNKS:
         return {"unrelated_queries": 0, "generic": []}
@@ -528,14 +532,16 @@ class Measured:
         wanted = "question" if "question" in variants else variants[0]
         return self.plain[np.array([variant == wanted for variant in variants])]
 
-    def unrelated(self) -> Int64[np.ndarray, " null"]:
-        """Held-out texts about as long as the middle one of these, in an order of chance."""
+    def unrelated(self, scores: Sequence[StageScores]) -> Int64[np.ndarray, " null"]:
+        """Held-out texts of the stage that is farthest, about as long as the middle one of these, in any order."""
         import numpy as np
 
         from common.similarity import length_class
 
         middle = length_class(np.array([int(np.median(self.words[self.asked()]))]), self.edges)[0]
-        return np.random.default_rng(0).permutation(np.flatnonzero(self.null.length_class == middle))
+        farthest = int(np.argmax([each.pooled[self.asked()].mean() for each in scores]))
+        mine = (self.null.length_class == middle) & (self.null.stage == farthest)
+        return np.random.default_rng(0).permutation(np.flatnonzero(mine))
 
 
 def measure_texts(job: Job, corpus: Corpus) -> Measured:
@@ -619,7 +625,7 @@ def compute(job: Job) -> int:
     numbers = job.progress.track(range(len(corpus.stages)), label="stages")
     found = [score_stage(job, corpus, number, measured, near[number]) for number in numbers]
     write_tables(job, corpus, measured, near, found)
-    aggregation = score_chunks(job, corpus, measured)
+    aggregation = score_chunks(job, corpus, measured, [each.scores for each in found])
     summary = summarise(job, corpus, measured, found, aggregation)
     write_pages(job, measured, [each.scores for each in found], summary)
     return len(measured.plain)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ALL_MODELS = "all models"
 SIGNIFICANT = 0.05
+BY_WORDS = ", by its words"
 DIRECTIONS = {
     "answers_closer": ("closer", "farther"),
     "wrong_farther": ("closer", "farther"),
@@ -127,12 +128,20 @@ class Finding:
         return max(self.p_holm, self.p_holm_controlled or 0.0) <= SIGNIFICANT
 
     @property
+    def by_words(self) -> bool:
+        """Whether shuffled texts show at least half of the effect, in the same direction."""
+        if self.placebo is None:
+            return False
+        placebo = (self.placebo.controlled or self.placebo.raw).value
+        return placebo * self.effect.value > 0 and abs(placebo) >= 0.5 * abs(self.effect.value)
+
+    @property
     def verdict(self) -> str:
-        """The direction, where raw and at equal length tell the same one from chance."""
+        """The direction, where raw and at equal length tell the same one from chance; and whether words alone do it."""
         raw, held = self.comparison.raw.value, self.effect.value
         lower, higher = DIRECTIONS[self.hypothesis]
         if self.significant and raw * held > 0:
-            return lower if held < 0 else higher
+            return (lower if held < 0 else higher) + (BY_WORDS if self.by_words else "")
         if self.p_holm <= SIGNIFICANT:
             return "not told apart at equal length"
         return "not told apart"
@@ -142,9 +151,13 @@ class Finding:
 
 
 def family_of(scores: Scores, draws: Draws) -> list[Finding]:
-    """Every hypothesis that the texts can answer, with Holm's correction over all of them."""
+    """Every hypothesis that the texts can answer, with Holm's correction over all of them.
+
+    A placebo shows a size, and is told from chance by nobody: fewer draws do.
+    """
     found = list(_tests(scores, draws, ""))
-    placebos = {_name(each): each.comparison for each in _tests(scores, draws, "among")}
+    fewer = replace(draws, permutations=min(draws.permutations, 999), bootstraps=min(draws.bootstraps, 500))
+    placebos = {_name(each): each.comparison for each in _tests(scores, fewer, "among")}
     return _corrected([replace(each, placebo=placebos.get(_name(each))) for each in found])
 
 

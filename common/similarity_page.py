@@ -106,12 +106,11 @@ def warnings_of(summary: Row) -> Html:
 
 
 def verdict_section(summary: Row) -> Html:
-    """Every kind of text against every stage."""
-    headers = ("text", "stage", "words", "raw", "at equal pools (95 %)", "percentile", "near (95 %)",
-               "shuffled within", "shuffled among", "8 words", "13 words", "13, numbers masked", "copies",
-               "longest")  # fmt: skip
-    rows = [verdict_row(each) for each in summary["verdicts"]]
+    """Every kind of text against every stage; models' answers are folded away."""
     near, chance = f"{1 - summary['near']:.0%}", f"{summary['near']:.0%}"
+    own = [each for each in summary["verdicts"] if not each["model"]]
+    answers = [each for each in summary["verdicts"] if each["model"]]
+    folded = details(f"Models' answers: {len(answers)} rows", verdict_table(answers)) if answers else ""
     return tag(
         "section",
         tag("h2", "How near is each stage?"),
@@ -121,9 +120,17 @@ def verdict_section(summary: Row) -> Html:
             "are. Beside it stand the same texts with their words shuffled within each, or among all of them: what ",
             "these reach is vocabulary, not text. A copy shares at least half of its words in one span, any number ",
             "counting as any other."),
-        table(headers, rows, numeric=range(2, len(headers))),
+        verdict_table(own),
+        folded,
         id="near",
     )  # fmt: skip
+
+
+def verdict_table(verdicts: Sequence[Row]) -> Html:
+    """A row for each kind of text and stage."""
+    headers = ("text", "stage", "words", "raw", "equal pools (95 %)", "percentile", "near (95 %)",
+               "shuffled within, among", "8, 13 words", "13 masked", "copies", "longest")  # fmt: skip
+    return table(headers, [verdict_row(each) for each in verdicts], numeric=range(2, len(headers)))
 
 
 def verdict_row(each: Row) -> tuple[object, ...]:
@@ -137,19 +144,22 @@ def verdict_row(each: Row) -> tuple[object, ...]:
         f"{each['pooled']:.3f} ({ends['low']:.3f}–{ends['high']:.3f})",
         "" if each["percentile"] is None else f"{each['percentile']:.1%}",
         with_interval(each["near"]),
-        percent(each["near_within"]),
-        percent(each["near_among"]),
-        percent(each["shared"]["8"]),
-        percent(each["shared"]["13"]),
+        _several(each["near_within"], each["near_among"]),
+        _several(each["shared"]["8"], each["shared"]["13"]),
         percent(each["shared_masked"]["13"]),
         percent(each["copied"]),
         f"{each['longest'][1]:,}",
     )
 
 
+def _several(*shares: Row | None) -> str:
+    return ", ".join(percent(share) for share in shares if share is not None)
+
+
 def evidence_section(summary: Row) -> Html:
     """The longest spans, both passages side by side."""
     stages = list(dict.fromkeys(each["corpus_stage"] for each in summary["evidence"]))
+    telling = max(summary["evidence"], key=lambda each: each["longest"], default={"corpus_stage": ""})["corpus_stage"]
     blocks = []
     for stage in stages:
         mine = [each for each in summary["evidence"] if each["corpus_stage"] == stage]
@@ -165,7 +175,7 @@ def evidence_section(summary: Row) -> Html:
         ]
         headers = ("text", "words in common", "word for word", "in the text", "in the document")
         blocks.append(details(f"{stage}: the longest {mine[0]['longest']} words", table(headers, rows, numeric=(1, 2)),
-                              open=stage == stages[0]))  # fmt: skip
+                              open=stage == telling))  # fmt: skip
     body = blocks or [tag("p", "No text has a window of eight words in common with any document.")]
     return tag(
         "section",
@@ -188,7 +198,8 @@ def hypothesis_section(summary: Row) -> Html:
         tag("p", f"{counted(len(found), 'test')}, {told} of them told from chance both raw and at equal length, after ",
             "Holm's correction over all p-values of the page. The unit is the question; intervals are bootstraps over ",
             "questions, p-values permutations (flipped signs for pairs). The placebo is the same test on texts whose ",
-            "words were dealt out among all of their kind: what it shows is an effect of length and vocabulary."),
+            "words were dealt out among all of their kind: what it shows is an effect of length and vocabulary, and a ",
+            "verdict says so where that is at least half of the whole."),
         *(block for block in blocks if block),
         id="hypotheses",
     )  # fmt: skip
@@ -200,7 +211,8 @@ def _hypothesis(name: str, found: Sequence[Row]) -> Html:
     headers = ("text", "stage", "n", "value (95 %)", "effect size", "Holm p", "at equal length (95 %)", "Holm p, equal",
                "placebo", "verdict")  # fmt: skip
     rows = [_finding(each) for each in found]
-    return join((tag("h3", TITLES[name]), table(headers, rows, numeric=range(2, 9))))
+    shown = table(headers, rows, numeric=range(2, 9))
+    return details(TITLES[name], shown) if name == "stages" else join((tag("h3", TITLES[name]), shown))
 
 
 def _finding(each: Row) -> tuple[object, ...]:
@@ -269,8 +281,8 @@ def chunk_section(summary: Row) -> Html:
             "ways: distance to the nearest question; the best rank that any question gives a chunk; its mean rank. ",
             f"{found['duplicates']:,} copies of other chunks are left out: they would stand before everything else."),
         table(("strategies", "rank correlation", "shared in the top 1 %", "by chance"), pairs, numeric=(1, 2, 3)),
-        tag("p", f"A chunk at the top for {found['unrelated_queries']:,} held-out texts of the corpus too is near to ",
-            "anything, whatever is asked (a hub):", class_="note") if generic else "",
+        tag("p", f"A chunk at the top for {found['unrelated_queries']:,} held-out texts of the farthest stage too is ",
+            "near to anything, whatever is asked (a hub):", class_="note") if generic else "",
         table(("strategy", "generic, of its top 1 %", "by chance"), generic, numeric=(1, 2)) if generic else "",
         tag("h3", f"The first by {found['strategy']}"),
         table(("", "stage", "distance", "best rank", "mean rank", "chunk"), listed, numeric=(0, 2, 3, 4)),
@@ -305,8 +317,8 @@ def method_section(summary: Row) -> Html:
         tag("h2", "How to read this"),
         tag("p", f"Distances are {summary['metric']}, by the corpus's own embedder. Documents are held out of the ",
             "pools by a hash of their ids; a held-out text is the beginning of one, as long as the text it is ",
-            "compared with. Exact copies of a chunk count once in their stage. Difficulty is the share of models whose answer ",
-            "was wrong."),
+            "compared with. Exact copies of a chunk count once in their stage. Difficulty is the share of models ",
+            "whose answer was wrong."),
         table(("stage", "chunks", "distinct", "held-out documents", "held-out texts"), stages, numeric=(1, 2, 3, 4)),
         table(headers, models, numeric=(1, 2, 3)) if models else "",
         id="method",

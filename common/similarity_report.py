@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 TITLES = {
     "answers_closer": "Are model answers nearer than the ground truth? (pairs of one question: model minus truth)",
-    "wrong_farther": "Are a model's wrong answers farther than its right ones? (wrong minus right)",
+    "wrong_farther": "Are a model's wrong answers farther than its right ones? (equal length: rank correlation)",
     "same_question": "The same within questions on which models disagree (pairs: wrong minus right)",
     "difficulty": "Does distance follow difficulty? (Spearman's rho with the share of models that failed)",
     "stages": "Which stage is nearer, at equal pools? (pairs: first minus second)",
@@ -143,6 +143,12 @@ def _print_evidence(found: Sequence[Row], console: Console, every: bool) -> None
 def _print_hypotheses(found: Sequence[Row], console: Console, every: bool) -> None:
     if found:
         console.print(Text(f"\nHypotheses ({_family(found)})", "bold"))
+        legend = (
+            "value: at pools of equal size; equal length: with the logarithm of the words held fixed; placebo: the",
+            "same on words dealt out among all texts of a kind; by its words: the placebo is at least half of the effect",
+        )
+        for line in legend:
+            console.print(Text(line, "dim"))
     for name, title in TITLES.items():
         mine = [each for each in found if each["hypothesis"] == name]
         if not mine:
@@ -224,11 +230,8 @@ def aggregation_lines(found: Row) -> Iterator[str]:
         )
     if found["generic"]:
         generic = ", ".join(f"{each['strategy']} {each['generic']:.1%}" for each in found["generic"])
-        chance = found["generic"][0]["chance"]
-        yield (
-            f"  generic (top 1% for {found['unrelated_queries']:,} unrelated texts too, by chance {chance:.1%}): "
-            f"{generic}"
-        )
+        others, chance = found["unrelated_queries"], found["generic"][0]["chance"]
+        yield f"  generic (top 1% for {others:,} texts of the farthest stage too, by chance {chance:.1%}): {generic}"
     yield f"  first by {found['strategy']}:"
     for place, each in enumerate(found["listed"][:LISTED], 1):
         score = each[found["strategy"]]

@@ -121,7 +121,7 @@ def make_config(folder: Path, **similarity: Any) -> Config:
         "pools": 8,
         "k": 3,
         "permutations": 4_999,
-        "bootstraps": 200,
+        "bootstraps": 100,
     }
     return Config(
         name="planted <b>copies</b>",
@@ -198,8 +198,8 @@ def test_questions_are_nearest_to_the_stage_with_their_copies_at_equal_pools(art
         for each in tests
         if (each["hypothesis"], each["subject"]) == ("stages", "question")
     }
-    assert stages["pretrain / midtrain"] == "second is nearer"
-    assert stages["midtrain / sft"] == "first is nearer"
+    assert stages["pretrain / midtrain"].startswith("second is nearer")
+    assert stages["midtrain / sft"].startswith("first is nearer")
 
 
 def test_a_stage_twice_the_size_is_no_nearer_at_equal_pools(tmp_path):
@@ -295,7 +295,7 @@ def test_wrong_answers_that_talk_of_engines_are_nearer_to_the_stage_about_engine
     same = tests["same_question", "all models", "sft"]
     assert same["comparison"]["units"] == QUESTIONS
     assert same["comparison"]["raw"]["value"] < 0
-    assert tests["answers_closer", "all models", "sft"]["verdict"] in ("closer", "not told apart at equal length")
+    assert tests["answers_closer", "all models", "sft"]["comparison"]["raw"]["value"] < 0
 
 
 def test_our_grades_and_the_given_ones_stand_side_by_side(artifact):
@@ -321,7 +321,7 @@ def test_the_figures_and_the_page(artifact):
 
 @pytest.mark.parametrize("strategy", ["distance", "rank_max", "rank_mean"])
 def test_chunks_are_listed_by_the_strategy_asked_for(session, strategy):
-    found = changed(session, aggregation_strategy=strategy).run(SIMILARITY)
+    found = changed(session, aggregation_strategy=strategy, answers="none", variants=("question",)).run(SIMILARITY)
     aggregation = found.json("summary.json")["aggregation"]
     scores = [each[strategy] for each in aggregation["listed"]]
     table = found.table("chunk_scores.parquet")
@@ -339,7 +339,7 @@ def test_a_file_of_rollouts_gives_the_same_answers(session, tmp_path):
     rollouts = list(answers_in(Path(session.config.similarity.answers_file or "")))
     path = tmp_path / "rollouts.jsonl"
     write_jsonl(path, rollouts)
-    found = changed(session, answers_file=str(path)).run(SIMILARITY)
+    found = changed(session, answers_file=str(path), variants=("question",), shuffled_questions=0).run(SIMILARITY)
     assert [each["correct"] for each in found.json("summary.json")["models"]] == [20, 10]
     assert found.key != session.key(SIMILARITY)
 
@@ -356,7 +356,9 @@ def asking(session, tmp_path) -> Iterator[Session]:
                 session.config,
                 generation=generation,
                 rollouts=RolloutsConfig(source=session.config.similarity.source or ""),
-                similarity=replace(session.config.similarity, source=None, answers="rollouts", answers_file=None),
+                similarity=replace(
+                    session.config.similarity, source=None, answers="rollouts", answers_file=None, variants=("answer",)
+                ),
             ),
             "configs/mine.py",
         )
@@ -418,7 +420,7 @@ def test_a_second_run_of_the_texts_embeds_nothing_again(session, monkeypatch):
     """What a killed run has embedded is taken up: the batches lie beside the unfinished artifact."""
     import gsm8k_corpus_similarity as script
 
-    mine = changed(session, seed=7)
+    mine = changed(session, seed=7, answers="none", variants=("question", "answer"))
     monkeypatch.setattr(script, "BATCH", 64)
     monkeypatch.setattr(script, "raw_neighbours", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt, match="finished files are kept"):

@@ -94,13 +94,24 @@ def test_an_effect_of_length_alone_is_not_taken_for_one_of_the_model():
     assert one.placebo.raw.p < 0.01
 
 
+def test_an_effect_that_shuffled_words_have_too_is_called_one_of_words():
+    def distance(entry: Entry, stage: int, draw: np.random.Generator) -> float:
+        return noise(entry, stage, draw) - 0.05 * (entry.variant == MODEL_ANSWER)
+
+    one = found(family_of(scored(distance), QUICK), "answers_closer", "m")
+    assert one.by_words
+    assert one.verdict == "closer, by its words"
+
+
 def test_difficulty_is_the_share_of_models_that_failed_and_its_trend_is_spearmans():
     scores = scored(noise)
     known = difficulties(scores)
     assert set(known.values()) == {0.0, 0.5, 1.0}
 
     def distance(entry: Entry, stage: int, draw: np.random.Generator) -> float:
-        return noise(entry, stage, draw) + 0.1 * known[entry.sample_id] * (entry.variant == "question")
+        return noise(entry, stage, draw) + 0.1 * known[entry.sample_id] * (
+            entry.variant == "question" and not entry.shuffle
+        )
 
     harder = scored(distance)
     one = found(family_of(harder, QUICK), "difficulty", "question")
@@ -112,7 +123,7 @@ def test_difficulty_is_the_share_of_models_that_failed_and_its_trend_is_spearman
 
 def test_stages_are_compared_on_the_same_texts():
     def distance(entry: Entry, stage: int, draw: np.random.Generator) -> float:
-        return noise(entry, stage, draw) + 0.1 * stage
+        return noise(entry, stage, draw) + 0.1 * stage * (not entry.shuffle)
 
     one = found(family_of(scored(distance), QUICK), "stages", "question", "pre / mid")
     assert one.verdict == "first is nearer"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float64
 
     from common.rows import BadRow, Row
-    from common.strata_rows import QuestionValue, Scores
+    from common.strata_rows import Names, QuestionValue, ScoreColumns, Scores
     from common.strata_summary import Merged
 
 SCRIPT = "stratified_contamination.py"
@@ -202,13 +202,37 @@ def merge(job: Job) -> Merged:
     Raises:
         UserError: the files share no question.
     """
-    import numpy as np
-
-    from common.strata_rows import Names, ScoreColumns, by_stage, mean_by_question, read_scores
+    from common.strata_rows import Names, by_stage, mean_by_question, read_scores
     from common.strata_summary import Merged
 
-    settings, cache_dir = job.config.strata, job.cache_dir
-    columns = ScoreColumns(
+    settings = job.config.strata
+    scores, hard, links = read_scores(score_rows(job), score_columns(settings)), difficulties(job), link_rows(job)
+    ids, texts = _questions(hard, scores)
+    names = Names.of(ids, texts, links)
+    by_question, unmatched = by_stage(scores, names, len(ids))
+    _refuse_strangers(unmatched, ids, [each.question_id for each in scores.rows])
+    if settings.rl_stage is not None and settings.rl_stage not in by_question:
+        raise ConfigError(f"strata.rl_stage: no stage '{settings.rl_stage}'; there are {', '.join(by_question)}")
+    results, notes = merged_results(job, names, ids)
+    return Merged(
+        ids=ids,
+        texts=[text or links.get(name, "") for name, text in zip(ids, texts, strict=True)],
+        difficulty=mean_by_question(hard, names, len(ids))[0],
+        scores=by_question,
+        column=scores.column,
+        near=scores.near,
+        threshold=scores.threshold,
+        base=results.get("base"),
+        rl=results.get("rl"),
+        notes=(*_passed_over(unmatched, "scores"), *notes),
+    )
+
+
+def score_columns(settings: StrataConfig) -> ScoreColumns:
+    """What the settings say of the scores' columns."""
+    from common.strata_rows import ScoreColumns
+
+    return ScoreColumns(
         settings.id_column,
         settings.stage_column,
         settings.score_column,
@@ -216,32 +240,42 @@ def merge(job: Job) -> Merged:
         settings.variant,
         settings.threshold,
     )
-    scores, hard = read_scores(score_rows(job), columns), difficulties(job)
-    links = link_rows(job)
-    ids, texts = _questions(hard, scores)
-    names, notes = Names.of(ids, texts, links), []
-    by_question, unmatched = by_stage(scores, names, len(ids))
-    if unmatched == len(scores.rows):
-        raise UserError(_no_common(ids, [each.question_id for each in scores.rows]))
-    notes += _passed_over(unmatched, "scores")
-    difficulty = mean_by_question(hard, names, len(ids))[0] if hard else np.full(len(ids), np.nan)
-    results: list[Float64[np.ndarray, " questions"] | None] = []
-    for given, model in ((settings.base, settings.base_model), (settings.rl, settings.rl_model)):
-        results.append(None)
-        if given is not None:
-            values = read_results(given, model, settings, job.config, cache_dir)
-            results[-1], lost = mean_by_question(values, names, len(ids))
-            if lost == len(values):
-                raise UserError(_no_common(ids, [each.question_id for each in values]))
-            notes += _passed_over(lost, str(given))
-    if (results[0] is None) != (results[1] is None):
+
+
+def merged_results(
+    job: Job, names: Names, ids: Sequence[str]
+) -> tuple[dict[str, Float64[np.ndarray, " questions"]], list[str]]:
+    """Shares of right answers before and after RL, by question, and what was passed over.
+
+    Raises:
+        ConfigError: only one of the two is given.
+        UserError: results are of other questions.
+    """
+    from common.strata_rows import mean_by_question
+
+    settings, found, notes = job.config.strata, {}, []
+    if (settings.base is None) != (settings.rl is None):
         raise ConfigError("strata.base and strata.rl go together: a gain takes both")
-    if settings.rl_stage is not None and settings.rl_stage not in by_question:
-        raise ConfigError(f"strata.rl_stage: no stage '{settings.rl_stage}'; there are {', '.join(by_question)}")
-    texts = [text or links.get(name, "") for name, text in zip(ids, texts, strict=True)]
-    base, rl = results
-    return Merged(
-        ids, texts, difficulty, by_question, scores.column, scores.near, scores.threshold, base, rl, tuple(notes)
+    for name, given, model in (("base", settings.base, settings.base_model), ("rl", settings.rl, settings.rl_model)):
+        if given is not None:
+            values = read_results(given, model, settings, job.config, job.cache_dir)
+            found[name], lost = mean_by_question(values, names, len(ids))
+            _refuse_strangers(lost, ids, [each.question_id for each in values])
+            notes += _passed_over(lost, f"strata.{name}")
+    return found, notes
+
+
+def _refuse_strangers(unmatched: int, ids: Sequence[str], others: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: none of the others is one of these questions.
+    """
+    if unmatched < len(others):
+        return
+    shown, told = (", ".join(list(dict.fromkeys(names))[:EXAMPLES]) for names in (ids, others))
+    raise UserError(
+        f"the files share no question: one has ids such as {shown}, the other {told or 'none'}; give both the same "
+        "ids, a column `question`, or a file that links ids to questions: strata.questions"
     )
 
 
@@ -251,14 +285,6 @@ def _questions(hard: Sequence[QuestionValue], scores: Scores) -> tuple[list[str]
     for each in hard or scores.rows:
         found[each.question_id] = found.get(each.question_id) or each.question
     return list(found), list(found.values())
-
-
-def _no_common(ids: Sequence[str], others: Sequence[str]) -> str:
-    shown, told = (", ".join(list(dict.fromkeys(names))[:EXAMPLES]) for names in (ids, others))
-    return (
-        f"the files share no question: one has ids such as {shown}, the other {told}; give both the same ids, a column "
-        "`question`, or a file that links ids to questions: strata.questions"
-    )
 
 
 def _passed_over(count: int, what: str) -> list[str]:

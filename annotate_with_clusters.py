@@ -409,7 +409,8 @@ def median_characters(chunks: Artifact) -> float:
     import numpy as np
     import pyarrow.compute as pc
 
-    lengths = [pc.utf8_length(table["text"]).to_numpy() for table in chunks.tables("chunks-*.parquet", ["text"])]
+    tables = chunks.tables("chunks-*.parquet", ["text"])
+    lengths = [pc.call_function("utf8_length", [table["text"]]).to_numpy() for table in tables]
     return float(np.median(np.concatenate(lengths)))
 
 

@@ -208,6 +208,26 @@ class ScratchStore:
         # Written last: it says that the split is complete.
         _write_compact(self.part, self._name("split", cluster_id, "json"), value)
 
+    def load_tree(self) -> GrownTree | None:
+        import numpy as np
+
+        from common.cluster_tree import from_json
+        from common.recursion import GrownTree
+
+        name = self._name("tree", "grown", "json")
+        if not self.part.finished(name):
+            return None
+        value = self.part.read_json(name)
+        strength = np.array(self.part.read_array(self._name("strength", "grown", "npy")))
+        return GrownTree(from_json(value["root"]), value["filled"], strength)
+
+    def save_tree(self, grown: GrownTree) -> None:
+        from common.cluster_tree import to_json
+
+        self.part.write_array(self._name("strength", "grown", "npy"), grown.strength)
+        value = {"root": to_json(grown.root), "filled": grown.filled}
+        _write_compact(self.part, self._name("tree", "grown", "json"), value)
+
 
 def _write_compact(part: Part, name: str, value: object) -> None:
     """JSON without white space: a tree is mostly row numbers, and one a line they would fill a book."""
@@ -258,9 +278,25 @@ def _grow(
     from common.recursion import grow
 
     if settings.preset == "adaptive":
-        return _grow_adaptive(vectors, settings, on_settled)
+        return _stored_adaptive(vectors, settings, store, on_settled)
     refit = _refit(job, chunks.chunk_rows[fitted]) if _refits(job.config, settings) else None
     return grow(vectors, settings, store, on_settled, refit=refit)
+
+
+def _stored_adaptive(
+    vectors: Float[np.ndarray, "fitted dims"],
+    settings: ClusteringConfig,
+    store: ScratchStore,
+    on_settled: Callable[[int], object],
+) -> GrownTree:
+    """The whole tree is kept: of a large corpus, what takes long is what follows, the join of the other chunks."""
+    grown = store.load_tree()
+    if grown is None:
+        grown = _grow_adaptive(vectors, settings, on_settled)
+        store.save_tree(grown)
+    else:
+        on_settled(len(vectors))
+    return grown
 
 
 def _grow_adaptive(

@@ -287,6 +287,25 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_split(session, tmp_path, m
         assert resumed.path(name).read_bytes() == whole.path(name).read_bytes(), name
 
 
+def test_an_adaptive_tree_that_is_grown_is_kept_when_the_join_is_stopped(tmp_path, monkeypatch):
+    clustering = ClusteringConfig(preset="adaptive", fit_rows=200)
+    whole = session_of(tmp_path, clustering=clustering).run(CLUSTERS)
+    files = {name: whole.path(name).read_bytes() for name in whole.names() if name != "manifest.json"}
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    again = session_of(tmp_path, clustering=clustering)
+    again.fresh = True
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cluster_corpus, "_with_the_others", stopped)
+        again.run(CLUSTERS)
+    shutil.rmtree(whole.folder)
+    monkeypatch.setattr(cluster_corpus, "_grow_adaptive", stopped)
+    resumed = session_of(tmp_path, clustering=clustering).run(CLUSTERS)
+    assert {name: resumed.path(name).read_bytes() for name in resumed.names() if name != "manifest.json"} == files
+
+
 # --- what it says --------------------------------------------------------------------------------------------
 
 

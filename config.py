@@ -308,6 +308,7 @@ class BenchmarksConfig(Section):
     threshold: float = setting(
         0.5, gt=0.0, lt=1.0, help="a question with at least this probability of contamination is flagged"
     )
+    null_questions: int = setting(1_000, ge=1, help="questions of each benchmark whose shuffled copies are scored")
     semantic: bool = setting(True, help="the embedder's vectors are part of the score, beside words and numbers")
     results: tuple[str, ...] = setting(
         (), help="files of graded answers for the held-out validation: id, model, correct"

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 SCRIPT = "multi_benchmark_similarity.py"
 METRIC = "cosine"
-# Questions that are looked for in one reading of a stage, each with its shuffled copy; a few kB each in memory.
-BATCH_QUESTIONS = 5_000
 # Single scores that the table of questions carries; NaN where there is none (`semantic` without vectors).
 FEATURES = (
     *("tfidf", "masked_tfidf", "chars", "numbers", "containment_8", "containment_13"),
@@ -263,86 +261,77 @@ def nearest_chunks(asked: Asked, stored: Stored, settings: BenchmarksConfig) -> 
     return found, size
 
 
-def score_stage(job: Job, asked: Asked, shuffled: Wanted, stored: Stored, stage: int, bar: Any) -> StageScores:
-    """Score every question, and its shuffled copy, against the chunks of one stage."""
+def score_stage(job: Job, asked: Asked, null: Null, stored: Stored, stage: int, bar: Any) -> StageScores:
+    """Score every benchmark, and shuffled copies of its questions, against the chunks of one stage.
+
+    Each goes by itself: the score holds a question against the others that are looked for with it.
+    """
     import numpy as np
 
     from common.benchmark_scores import StageScores
 
-    settings, total = job.config.benchmarks, len(asked.known)
+    threshold, total = job.config.benchmarks.threshold, len(asked.known)
     places = stored.of(stage)
     values = {name: np.full(total, np.nan) for name in ("probability", "false_positive_rate", *FEATURES)}
     row, answered = np.full(total, -1), np.zeros(total, dtype=bool)
     passages: dict[int, str] = {}
-    null = np.zeros(total, dtype=bool)
-    for batch in batches(asked, job.config.contamination.passage_words):
-        scores = score_texts(job, stored, places, asked.wanted(batch), shuffled.part(batch))
-        for name in values:
-            own = getattr(scores, name, None)
-            found = scores.features.get(name, np.full(2 * len(batch), np.nan)) if own is None else own
-            values[name][batch] = found[: len(batch)]
-        document = scores.document[: len(batch)]
-        row[batch] = np.where(document >= 0, stored.rows[places][document], -1)
-        answered[batch] = scores.answer_in_document[: len(batch)]
-        flagged = scores.probability >= settings.threshold
-        passages |= {int(batch[at]): scores.passages[at] for at in np.flatnonzero(flagged[: len(batch)]).tolist()}
-        null[batch] = flagged[len(batch) :]
-        bar.advance(len(batch))
-    return StageScores(values, row, answered, passages, null)
-
-
-def batches(asked: Asked, passage_words: int) -> Iterator[Int64[np.ndarray, " batch"]]:
-    """Questions that are looked for in one reading of a stage: of benchmarks that passages of one length suit.
-
-    The score cuts documents into passages of `passage_words` words, more where questions are longer; benchmarks with
-    longer questions go by themselves, so that they do not blur the passages of the others.
-    """
-    import numpy as np
-
-    groups: dict[int, list[Int64[np.ndarray, " some"]]] = {}
     for benchmark in range(len(asked.names)):
         mine = asked.of(benchmark)
-        if len(mine):
-            long = np.quantile(asked.table["words"].to_numpy()[mine], 0.95) > passage_words
-            groups.setdefault(benchmark if long else -1, []).append(mine)
-    for group in groups.values():
-        rows = np.concatenate(group)
-        yield from (rows[start : start + BATCH_QUESTIONS] for start in range(0, len(rows), BATCH_QUESTIONS))
+        if not len(mine):
+            continue
+        scores = score_texts(job, stored, places, asked.wanted(mine))
+        for name in values:
+            own = getattr(scores, name, None)
+            values[name][mine] = scores.features.get(name, np.nan) if own is None else own
+        row[mine] = np.where(scores.document >= 0, stored.rows[places][scores.document], -1)
+        answered[mine] = scores.answer_in_document
+        flagged = np.flatnonzero(scores.probability >= threshold).tolist()
+        passages |= {int(mine[at]): scores.passages[at] for at in flagged}
+        bar.advance(len(mine))
+    false_alarms = {
+        benchmark: (
+            len(copies.questions),
+            int((score_texts(job, stored, places, copies).probability >= threshold).sum()),
+        )
+        for benchmark, copies in null.items()
+    }
+    return StageScores(values, row, answered, passages, false_alarms)
 
 
-def shuffled_copies(job: Job, asked: Asked) -> Wanted:
-    """Every question with the words of its benchmark's questions dealt out anew among them: the null."""
+Null = Mapping[int, "Wanted"]
+
+
+def shuffled_copies(job: Job, asked: Asked) -> Null:
+    """Of each benchmark questions with the words of all of them dealt out anew among them, `null_questions` at most."""
     import numpy as np
 
     from common.benchmark_scores import Wanted
     from common.contamination import shuffled_questions
 
-    whole = asked.wanted(np.arange(len(asked.known)))
-    questions, vectors = list(whole.questions), whole.vectors.copy()
+    settings, found = job.config.benchmarks, {}
     for benchmark in range(len(asked.names)):
         mine = asked.of(benchmark)
-        copies = shuffled_questions(whole.part(mine).questions, job.config.benchmarks.seed)
+        if not len(mine):
+            continue
+        copies = shuffled_questions(asked.wanted(mine).questions, settings.seed)
+        some = np.random.default_rng(settings.seed).permutation(len(copies))[: settings.null_questions]
+        copies = [copies[place] for place in np.sort(some).tolist()]
         texts = [copy.text for copy in copies]
-        vectors[mine] = embed_texts(job.inputs["vectors"], texts, job.config, keep_unknown=True)
-        for row, copy in zip(mine.tolist(), copies, strict=True):
-            questions[row] = copy
-    return Wanted(questions, vectors)
+        found[benchmark] = Wanted(copies, embed_texts(job.inputs["vectors"], texts, job.config, keep_unknown=True))
+    return found
 
 
-def score_texts(job: Job, stored: Stored, places: Int64[np.ndarray, " stage"], *wanted: Wanted) -> ContaminationScores:
-    """Look for some questions in the chunks at some places, in one reading of them."""
-    import numpy as np
-
+def score_texts(job: Job, stored: Stored, places: Int64[np.ndarray, " stage"], wanted: Wanted) -> ContaminationScores:
+    """Look for some questions in the chunks at some places."""
     from common.arrays import SelectedRows
     from common.contamination import SemanticVectors, score_questions
 
     texts = partial(stage_texts, job.inputs["chunks"], stored.rows[places])
-    questions = [question for each in wanted for question in each.questions]
-    vectors = np.concatenate([each.vectors for each in wanted])
-    semantic = SemanticVectors(vectors, SelectedRows(stored.vectors, places))
-    return score_questions(
-        questions, texts, job.config.contamination, semantic if job.config.benchmarks.semantic else None
+    config = job.config
+    semantic = (
+        SemanticVectors(wanted.vectors, SelectedRows(stored.vectors, places)) if config.benchmarks.semantic else None
     )
+    return score_questions(wanted.questions, texts, config.contamination, semantic)
 
 
 def stage_texts(chunks: Artifact, rows: Int64[np.ndarray, " stage"]) -> Iterator[str]:
@@ -376,9 +365,9 @@ def compute_contamination(job: Job) -> int:
         )
     write_chunks(job, asked, stored)
     nearest, pool = nearest_chunks(asked, stored, job.config.benchmarks)
-    shuffled = shuffled_copies(job, asked)
+    null = shuffled_copies(job, asked)
     with job.progress.bar("questions", len(asked.known) * len(stored.stages)) as bar:
-        scores = [score_stage(job, asked, shuffled, stored, stage, bar) for stage in range(len(stored.stages))]
+        scores = [score_stage(job, asked, null, stored, stage, bar) for stage in range(len(stored.stages))]
     found = Scored(job.config.benchmarks, asked, stored, nearest, pool, scores)
     return write_results(job, found)
 

@@ -40,9 +40,6 @@ class Wanted:
     questions: list[Question]
     vectors: Float32[np.ndarray, "questions dims"]
 
-    def part(self, rows: Int64[np.ndarray, " some"]) -> Wanted:
-        return Wanted([self.questions[row] for row in rows.tolist()], self.vectors[rows])
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -114,14 +111,14 @@ class StageScores:
     """What the score says of every question in one stage; NaN and -1 for questions that were not scored.
 
     Args:
-        null: whether the shuffled copy of each question is flagged.
+        null: for each benchmark, how many shuffled copies were scored, and how many of them are flagged.
     """
 
     values: Mapping[str, np.ndarray]
     row: Int64[np.ndarray, " questions"]
     answered: Bool[np.ndarray, " questions"]
     passages: Mapping[int, str]
-    null: Bool[np.ndarray, " questions"]
+    null: Mapping[int, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -286,8 +283,8 @@ def cells_of(found: Scored) -> Iterator[Cell]:
                 questions=trials,
                 contaminated=hits,
                 interval=wilson(hits, trials, found.settings.confidence),
-                null_questions=trials,
-                null=int(scores.null[mine].sum()),
+                null_questions=scores.null.get(benchmark, (0, 0))[0],
+                null=scores.null.get(benchmark, (0, 0))[1],
                 chunks=int(np.sum(found.stored.stage == stage)),
                 distance=middle[0],
                 pooled_distance=middle[1],

@@ -262,7 +262,8 @@ def verdicts(tests: Sequence[Test]) -> list[Verdict]:
 
 def _verdict(question: str, test: Test, sign: int) -> Verdict:
     value, interval = test.value, test.interval
-    figures = f"{value:+.4f} ({interval.low:+.4f} to {interval.high:+.4f}), Holm p {test.p_holm:.2g}"
+    units = f"{test.comparison.units:,} questions"
+    figures = f"{value:+.4f} ({interval.low:+.4f} to {interval.high:+.4f}), Holm p {test.p_holm:.2g}, {units}"
     pool = test.label.removesuffix(EQUAL).rstrip(", ")
     if test.p_holm > LEVEL:
         return Verdict(question, pool, "undecided", f"{figures}; {test.detectable:.4f} would have been seen")

@@ -24,10 +24,11 @@ from common.stages import Outcome, Session, Stage, plan
 
 EXIT_INTERRUPTED = 130
 AGAIN = "--fresh computes it again"
+EXAMPLE, EXAMPLE_OVERRIDE = "configs/quickstart.py", "clustering.base_pct=0.02"
 _EPILOG = """examples:
-  uv run {script} configs/quickstart.py
-  uv run {script} configs/quickstart.py clustering.base_pct=0.02 --plan
-  uv run {script} configs/quickstart.py --json
+  uv run {script} {config}
+  uv run {script} {config} {override} --plan
+  uv run {script} {config} --json
 
 exit codes: 0 done, 1 failed, 2 bad config or usage, 3 an upstream artifact is missing, 130 interrupted"""
 
@@ -42,6 +43,7 @@ def run_script(
     present: Callable[[Session, Namespace], object] | None = None,
     runs_stages: Callable[[Namespace], bool] | None = None,
     next_command: Callable[[Session], str] | None = None,
+    example: tuple[str, str] = (EXAMPLE, EXAMPLE_OVERRIDE),
 ) -> int:
     """Parse, run the stages in order, print; returns the exit code.
 
@@ -53,23 +55,29 @@ def run_script(
         present: prints the script's result on stdout; with --json it prints nothing and its return value is printed.
         runs_stages: whether these arguments ask for the stages at all (a query against finished ones does not).
         next_command: the command to suggest after this one.
+        example: the config and the override that `--help` shows.
     """
     script = script or stages[0].script
-    parser = make_parser(doc, script, arguments)
+    parser = make_parser(doc, script, arguments, example)
     args = parser.parse_intermixed_args(argv)
     return guarded(lambda: _run(args, stages, script, present, runs_stages, next_command), debug=args.debug)
 
 
-def make_parser(doc: str, script: str, arguments: Callable[[ArgumentParser], None] | None = None) -> ArgumentParser:
+def make_parser(
+    doc: str,
+    script: str,
+    arguments: Callable[[ArgumentParser], None] | None = None,
+    example: tuple[str, str] = (EXAMPLE, EXAMPLE_OVERRIDE),
+) -> ArgumentParser:
     """The shared parser with a script's own options added."""
     parser = ArgumentParser(
         prog=script,
         description=doc,
-        epilog=_EPILOG.format(script=script),
+        epilog=_EPILOG.format(script=script, config=example[0], override=example[1]),
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("config", metavar="CONFIG", help="a config file, for example configs/quickstart.py")
+    parser.add_argument("config", metavar="CONFIG", help=f"a config file, for example {example[0]}")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings to change for this run")
     parser.add_argument("--fresh", action="store_true", help="compute again even what is cached")
     parser.add_argument("--plan", action="store_true", help="print keys and cached or missing; compute nothing")

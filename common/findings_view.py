@@ -21,13 +21,16 @@ def print_tests(tests: Sequence[Mapping[str, Any]], console: Console) -> None:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)
-    for header in ("units", "difference (95%)", "p", "Holm", "effect", "80% power from"):
+    held = any(test["comparison"]["controlled"] for test in tests)
+    headers = ["units", "difference (95%)", "p", "Holm", "effect", "80% power from"]
+    for header in [*headers, *(["length held fixed", "Holm"] if held else [])]:
         table.add_column(header, justify="right", no_wrap=True)
     for family in dict.fromkeys(test["family"] for test in tests):
-        table.add_row(f"[cyan]{as_markup(family)}[/]", *[""] * 6)
+        table.add_row(f"[cyan]{as_markup(family)}[/]", *[""] * (len(table.columns) - 1))
         for test in tests:
             if test["family"] == family:
-                table.add_row(*_cells(test), style="bold" if test["p_holm"] <= LEVEL else "")
+                cells = [*_cells(test), *(_held_cells(test) if held else [])]
+                table.add_row(*cells, style="bold" if test["p_holm"] <= LEVEL else "")
     console.print()
     print_whole(console, table)
 
@@ -45,4 +48,16 @@ def _cells(test: Mapping[str, Any]) -> Iterable[str]:
         f"{test['p_holm']:.2g}",
         cohen,
         "" if test["detectable"] is None else f"{test['detectable']:.3f}",
+    )
+
+
+def _held_cells(test: Mapping[str, Any]) -> Iterable[str]:
+    """The difference where the confounder is equal; empty where nothing is held fixed."""
+    found = test["comparison"]["controlled"]
+    if found is None:
+        return "", ""
+    interval = found["interval"]
+    return (
+        f"{found['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})",
+        f"{test['p_holm_controlled']:.2g}",
     )

@@ -58,12 +58,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """Rows of dots over one scale, with a rule at 0 when `rule`."""
+    """Rows of dots over one scale, with a rule at 0 when `rule`; the scale is that of the dots, or `x_range`."""
 
     title: str
     x_label: str
     dots: Sequence[Dot]
     rule: bool = True
+    x_range: tuple[float, float] | None = None
 
 
 def colour_of(kind: int) -> str:
@@ -138,6 +139,8 @@ def _draw_dot_panel(axes: Axes, panel: DotPanel) -> None:
     labels = [shorten(printable(dot.label), LABEL_CHARS) for dot in panel.dots]
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_ylim(len(labels) - 0.4, -0.6)
+    if panel.x_range:
+        axes.set_xlim(*panel.x_range)
     axes.tick_params(axis="y", length=0)
     _plain(axes, panel.title)
     axes.set_xlabel(panel.x_label, parse_math=False)

@@ -32,7 +32,7 @@ from common.stages import Job, Session, Stage
 from config import Config, EmbeddingConfig, PrepareConfig
 from corpus import content_ids, keyed_source
 from embed_chunks import chunk_settings, token_counter, vector_content, vector_settings
-from experiments.settings import AblationConfig, ExperimentConfig, NamedChunking, NamedEmbedding
+from experiments.settings import AblationConfig, ExperimentConfig, NamedChunking, NamedEmbedding, section
 from prepare_data import DOCUMENTS
 from rollout import read_samples
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from common.token_counters import TokenCounter
 
 SCRIPT = "experiments/ablation.py"
+EXAMPLE = ("configs/experiments/ablation_01_tiny.py", "ablation.k=20")
 
 
 # --- settings ------------------------------------------------------------------------------------------------
@@ -405,13 +406,13 @@ def _draw(job: Job, summary: Mapping[str, Any]) -> None:
             for cell, each in zip(cells, found, strict=True)
         ]  # fmt: skip
         copies = found[0]["copies"] if found else 0
-        panels.append(DotPanel(f"{kind}: {copies:,} copies", f"MRR@{summary['k']} (95%)", dots, rule=False))
+        panels.append(DotPanel(f"{kind}: {copies:,} copies", f"MRR@{summary['k']} (95%)", dots, False, (0.0, 1.02)))
     with job.part.write("ablation.png") as path:
         save(draw_dots(panels), path, "png")
 
 
 def _settings(config: ExperimentConfig) -> Mapping[str, object]:
-    settings = config.ablation
+    settings: AblationConfig = section(config, "ablation")
     check_settings(settings)
     assert settings.questions is not None
     own = keyed_settings(settings, drop=("questions", "embedders", "chunkings"))
@@ -427,7 +428,7 @@ def _settings(config: ExperimentConfig) -> Mapping[str, object]:
 
 def _content(config: ExperimentConfig, cache_dir: Path) -> Mapping[str, str]:
     """The questions, and every model that is there: one that comes to be there later is another result."""
-    settings = config.ablation
+    settings: AblationConfig = section(config, "ablation")
     check_settings(settings)
     assert settings.questions is not None
     found = content_ids(PrepareConfig(sources=(settings.questions,)), cache_dir)
@@ -516,4 +517,4 @@ def _cell_row(cell: Mapping[str, Any], kinds: Sequence[str]) -> list[object]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_script(__doc__ or "", (DOCUMENTS, ABLATION), script=SCRIPT, present=present))
+    raise SystemExit(run_script(__doc__ or "", (DOCUMENTS, ABLATION), script=SCRIPT, present=present, example=EXAMPLE))

@@ -7,8 +7,9 @@ on it as they do on any `Config`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from common.errors import ConfigError
 from config import (
     ChunkingConfig,
     ColumnsText,
@@ -130,3 +131,17 @@ class ExperimentConfig(Config):
     recall: RecallConfig = setting(RecallConfig())
     sft_rl: SftRlConfig = setting(SftRlConfig())
     ablation: AblationConfig = setting(AblationConfig())
+
+
+def section(config: Config, name: str) -> Any:
+    """The experiments' section of that name.
+
+    Raises:
+        ConfigError: the config is one of the root's, without such sections.
+    """
+    if not isinstance(config, ExperimentConfig):
+        raise ConfigError(
+            f"this config has no section '{name}'; build an ExperimentConfig (experiments/settings.py), as those in "
+            "configs/experiments/ do"
+        )
+    return getattr(config, name)

@@ -26,7 +26,7 @@ from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
 from corpus import keyed_reader, reader_content, reader_rows
 from embed_chunks import CHUNKS, VECTORS
-from experiments.settings import AnswersOf, ExperimentConfig, SftRlConfig
+from experiments.settings import AnswersOf, ExperimentConfig, SftRlConfig, section
 from gsm8k_corpus_similarity import Corpus, embed, held_out_texts, load_corpus, pooled
 from prepare_data import DOCUMENTS
 
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float64
     from rich.console import Console
 
-    from common.answer_proximity import Answers
+    from common.answer_proximity import Answers, Measured
     from common.families import Test
     from common.hypotheses import Draws
 
 SCRIPT = "experiments/sft_rl_proximity.py"
+EXAMPLE = ("configs/experiments/sft_rl_01_alpaca.py", "sft_rl.stratum=null")
 # Of the settings of `similarity`, those that these distances depend on.
 SIMILARITY = ("metric", "pools", "pool_size", "null_texts", "length_classes", "seed")
 # Distances are to the nearest chunk.
@@ -385,28 +386,28 @@ def levels(answers: Answers, draws: Draws) -> list[dict[str, Any]]:
     rows = []
     for role, model in answers.models.items():
         for form, name in enumerate(FORMS):
-            rows.append(
-                {
-                    "role": role,
-                    "form": name,
-                    "words": float(np.median(model.words)) if form == 0 else None,
-                    "new_ngrams": _mean(model.novelty[form]),
-                    "outside_all": _mean(model.outside[form]),
-                    "distance": {
-                        pool: {
-                            "mean": float(model.distances[form, :, place].mean()),
-                            "interval": asdict(mean_interval(model.distances[form, :, place], draws)),
-                        }
-                        for place, pool in enumerate(answers.pools)
-                    },
+            shares = {
+                kind: _mean_where_told(kind, form, model, list(answers.models.values()))
+                for kind in ("novelty", "outside")
+            }
+            distances = {
+                pool: {
+                    "mean": float(model.distances[form, :, place].mean()),
+                    "interval": asdict(mean_interval(model.distances[form, :, place], draws)),
                 }
-            )
+                for place, pool in enumerate(answers.pools)
+            }
+            words = float(np.median(model.words)) if form == 0 else None
+            rows.append({"role": role, "form": name, "words": words, **shares, "distance": distances})
     return rows
 
 
-def _mean(values: np.ndarray) -> float | None:
-    told = values[values == values]
-    return float(told.mean()) if len(told) else None
+def _mean_where_told(kind: str, form: int, model: Measured, models: Sequence[Measured]) -> float | None:
+    """The mean over the questions for which every model has a value."""
+    import numpy as np
+
+    told = np.isfinite([getattr(each, kind)[form] for each in models]).all(axis=0)
+    return float(getattr(model, kind)[form][told].mean()) if told.any() else None
 
 
 def _draw(job: Job, tests: Sequence[Test]) -> None:
@@ -430,7 +431,7 @@ def _draw(job: Job, tests: Sequence[Test]) -> None:
 
 
 def _settings(config: ExperimentConfig) -> Mapping[str, object]:
-    own = keyed_settings(config.sft_rl, drop=("answers",))
+    own = keyed_settings(section(config, "sft_rl"), drop=("answers",))
     answers = [
         {**keyed_settings(each, drop=("reader",)), "reader": keyed_reader(each.reader)}
         for each in config.sft_rl.answers
@@ -440,7 +441,7 @@ def _settings(config: ExperimentConfig) -> Mapping[str, object]:
 
 
 def _content(config: ExperimentConfig, cache_dir: Path) -> Mapping[str, str]:
-    check_settings(config.sft_rl)
+    check_settings(section(config, "sft_rl"))
     return {f"answers:{each.role}": reader_content(each.reader, cache_dir) for each in config.sft_rl.answers}
 
 
@@ -517,7 +518,7 @@ def _print_levels(summary: Mapping[str, Any], console: Console) -> None:
         table.add_column(header, justify="right", no_wrap=True)
     for row in summary["levels"]:
         cells = [_distance_cell(row["distance"][pool]) for pool in pools]
-        shares = ["" if row[name] is None else f"{row[name]:.1%}" for name in ("new_ngrams", "outside_all")]
+        shares = ["" if row[name] is None else f"{row[name]:.1%}" for name in ("novelty", "outside")]
         words = "" if row["words"] is None else f"{row['words']:.0f}"
         table.add_row(row["role"], row["form"], words, *cells, *shares)
     console.print()
@@ -546,6 +547,11 @@ def _print_verdicts(verdicts: Sequence[Mapping[str, Any]], console: Console) -> 
 if __name__ == "__main__":
     raise SystemExit(
         run_script(
-            __doc__ or "", (DOCUMENTS, CHUNKS, VECTORS, SFT_RL), script=SCRIPT, arguments=arguments, present=present
+            __doc__ or "",
+            (DOCUMENTS, CHUNKS, VECTORS, SFT_RL),
+            script=SCRIPT,
+            arguments=arguments,
+            present=present,
+            example=EXAMPLE,
         )
     )

@@ -28,7 +28,7 @@ from common.rollouts import Request, Rollout
 from common.stages import Job, Session, Stage
 from config import ChunkingConfig, PrepareConfig, SourceConfig
 from corpus import Unreadable, content_ids, keyed_source, read_rows, to_document
-from experiments.settings import ExperimentConfig, RecallConfig, RecallModel
+from experiments.settings import ExperimentConfig, RecallConfig, RecallModel, section
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from common.store import Artifact
 
 SCRIPT = "experiments/verbatim_recall.py"
+EXAMPLE = ("configs/experiments/recall_01_stories.py", "recall.prefix_lengths=[5,20]")
 PLACEHOLDER = "{prefix}"
 SETS = {"known": True, "control": False}
 
@@ -373,7 +374,7 @@ def _panel(shown: Sequence[Level], title: str, settings: RecallConfig, *, with_n
 
 def _settings(config: ExperimentConfig) -> Mapping[str, object]:
     """All but where passages and models lie; their content stands for them."""
-    recall = config.recall
+    recall: RecallConfig = section(config, "recall")
     models = [{"name": model.name, **generation_settings(model.generation)} for model in recall.models]
     sources = {name: keyed_source(passage_source(recall, name)) for name in SETS}
     own = keyed_settings(recall, drop=("models", "known", "control", "tokenizer"))
@@ -381,7 +382,7 @@ def _settings(config: ExperimentConfig) -> Mapping[str, object]:
 
 
 def _content(config: ExperimentConfig, cache_dir: Path) -> Mapping[str, str]:
-    recall = config.recall
+    recall: RecallConfig = section(config, "recall")
     check_settings(recall)
     prepare = PrepareConfig(sources=tuple(passage_source(recall, name) for name in SETS))
     found = content_ids(prepare, cache_dir)
@@ -487,4 +488,4 @@ def print_best(artifact: Artifact, shown: int, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_script(__doc__ or "", (RECALL,), arguments=arguments, present=present))
+    raise SystemExit(run_script(__doc__ or "", (RECALL,), arguments=arguments, present=present, example=EXAMPLE))

@@ -187,6 +187,13 @@ def test_settings_that_cannot_work_are_refused(tmp_path, settings, error, messag
         Session(replace(config, ablation=replace(config.ablation, **settings))).key(ABLATION)
 
 
+def test_a_config_of_the_root_is_refused():
+    from config import Config
+
+    with pytest.raises(ConfigError, match="no section 'ablation'; build an ExperimentConfig"):
+        Session(Config(name="root")).key(ABLATION)
+
+
 def test_too_few_questions_are_refused(tmp_path):
     few = source(tmp_path, "few", questions()[:3], "question")
     session = Session(make_config(tmp_path, (lsa(2),), questions=few))

@@ -177,7 +177,7 @@ def test_new_ngrams_are_seen(tmp_path):
     found = summary_of(make_config(tmp_path, sets, rollouts=False))
     verdicts = {each["question"]: each["answer"] for each in found["verdicts"]}
     assert verdicts["Does RL use more new n-grams?"] == "yes"
-    shares = {row["role"]: row["new_ngrams"] for row in found["levels"]}
+    shares = {row["role"]: row["novelty"] for row in found["levels"]}
     assert shares["sft"] == 0.0 and shares["rl"] > 0.9
 
 

@@ -145,7 +145,7 @@ def _print_hypotheses(found: Sequence[Row], console: Console, every: bool) -> No
         console.print(Text(f"\nHypotheses ({_family(found)})", "bold"))
         legend = (
             "value: at pools of equal size; equal length: with the logarithm of the words held fixed; placebo: the",
-            "same on words dealt out among all texts of a kind; by its words: the placebo is at least half of the effect",
+            "same on words dealt out among all texts of a kind; by its words: the placebo is at least half of it",
         )
         for line in legend:
             console.print(Text(line, "dim"))

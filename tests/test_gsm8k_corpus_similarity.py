@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -437,29 +436,36 @@ def test_a_second_run_of_the_texts_embeds_nothing_again(session, monkeypatch):
     assert found.manifest["resumed_files"] > 0
 
 
-def test_the_command_on_our_own_questions(tmp_path):
+def test_the_command_on_our_own_questions(tmp_path, capsys):
     """The tiny config, as a stranger runs it, of fewer documents."""
+    from common.cli import run_script
+    from common.configs import load_config
+    from gsm8k_corpus_similarity import arguments, present
+
     small = [f"data_dir={tmp_path}", "similarity.permutations=199", "similarity.bootstraps=100"]
     small += [f"prepare.sources.{n}.sample_documents={count}" for n, count in ((0, 150), (1, 120), (3, 110))]
-
-    def run(script: str, *more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / script), "configs/gsm8k_similarity_01_tiny.py", *small, *more]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"NO_COLOR": "1"})
-
-    missing = run("gsm8k_corpus_similarity.py")
+    asked = ["configs/gsm8k_similarity_01_tiny.py", *small]
+    command = [sys.executable, str(ROOT / "gsm8k_corpus_similarity.py"), *asked]
+    missing = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert missing.returncode == 3
     assert "uv run prepare_data.py configs/gsm8k_similarity_01_tiny.py" in missing.stderr
-    assert run("prepare_data.py").returncode == 0
-    assert run("embed_chunks.py").returncode == 0
-    done = run("gsm8k_corpus_similarity.py", "--csv", str(tmp_path / "out.csv"))
-    assert done.returncode == 0, done.stderr
+    built(load_config(str(ROOT / asked[0]), small))
+
+    def run(*more: str) -> str:
+        code = run_script(
+            "", (SIMILARITY,), [str(ROOT / asked[0]), *small, *more], arguments=arguments, present=present
+        )
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        return printed.out
+
+    printed = run("--csv", str(tmp_path / "out.csv"))
     for words in (
         "How near is each stage?",
         "exercises/exercises.jsonl:3",
         "Which stage is nearer",
         "rank correlation",
     ):
-        assert words in done.stdout
+        assert words in printed
     assert (tmp_path / "out.csv").read_text(encoding="utf-8").startswith("sample_id,variant,model,corpus_stage,rank")
-    summary = json.loads(run("gsm8k_corpus_similarity.py", "--json").stdout)["result"]
-    assert summary["questions"] == 20
+    assert json.loads(run("--json"))["result"]["questions"] == 20

@@ -548,7 +548,17 @@ def _level_table(levels: Sequence[Mapping[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("level", "clusters", "leaves", "chunks", "noise", "filled", "covered", "silhouette", "in embedding"):
+    for name in (
+        "level",
+        "clusters",
+        "leaves",
+        "chunks",
+        "noise",
+        "once filled",
+        "covered",
+        "silhouette",
+        "in embedding",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for level in levels:
         shares = (level["noise_fraction"], level["noise_fraction_filled"], level["covered"])

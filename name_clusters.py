@@ -668,6 +668,6 @@ if __name__ == "__main__":
             arguments=arguments,
             present=present,
             runs_stages=runs_stages,
-            next_command=lambda session: session.command("report.py"),
+            next_command=lambda session: session.command("visualize_clusters.py"),
         )
     )

@@ -320,7 +320,7 @@ def difficulty_verdict(each: Mapping[str, Any]) -> str:
         return what + f"not shown (Holm p {_p(each['p_holm'])})"
     way = "farther" if each["rho"] > 0 else "nearer"
     if each["p_partial"] is not None and each["p_partial"] > SIGNIFICANT:
-        return what + f"{way}, but not among texts of one length: length explains it"
+        return what + f"{way}, but not among texts of one length: length may be all it is"
     return what + f"{way} (Spearman {each['rho']:+.2f})"
 
 

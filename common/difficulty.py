@@ -191,7 +191,11 @@ def reliability(
     seed: int = 42,
     target: float = 0.8,
 ) -> Reliability | None:
-    """Split-half reliability and alpha; None with fewer than 2 models, 3 whole questions, or equal questions."""
+    """Split-half reliability and alpha; None where there is none.
+
+    That is with fewer than 2 models or 3 whole questions, and where the questions are equal to each half of the models
+    (of two models, one that is always wrong).
+    """
     check_shape("by_model", by_model, "questions models")
     scores = np.asarray(by_model, dtype=np.float64)
     scores = scores[~np.isnan(scores).any(axis=1)]
@@ -201,8 +205,10 @@ def reliability(
     generator = np.random.default_rng(seed)
     halves = split_halves(models, generator)
     whole = np.ones((1, questions))
-    drawn = _resampled(scores, halves, bootstraps, generator)
     half, alpha = float(_split_half(scores, halves, whole)[0]), float(_alpha(scores, whole)[0])
+    if np.isnan(half):
+        return None
+    drawn = _resampled(scores, halves, bootstraps, generator)
     tail = (1 - confidence) / 2
     ends = [Interval(*map(float, np.nanquantile(each, [tail, 1 - tail]))) for each in drawn]
     return Reliability(

@@ -4,13 +4,6 @@ r"""How hard are the questions of GSM8K to twelve models of nine makers, asked t
     uv run benchmark_difficulty.py configs/difficulty_02_openrouter.py --estimate
     uv run benchmark_difficulty.py configs/difficulty_02_openrouter.py
 
-MATH-500 in place of GSM8K, with the same models (difficulty is then compared with the benchmark's level, too):
-
-    rollouts.source=math500_test rollouts.sample=math difficulty.benchmark=math500 difficulty.rule=math \
-        rollouts.template='{prompt}
-
-    Reason step by step, and put the final answer into \boxed{}.'
-
 Prices, in dollars of a million tokens, are upper bounds to be checked against openrouter.ai/models before a run: the
 limit of `max_cost`, which holds for all models together, is kept by them. OpenRouter may pass the calls of one model to
 several providers; which one answered is recorded with each answer.
@@ -44,6 +37,8 @@ base = GenerationConfig(
     max_cost=20.0,
 )
 
+models = tuple(replace(base, model=name, price_input=one, price_output=other) for name, one, other in MODELS)
+
 config = Config(
     name="difficulty_02_openrouter",
     generation=base,
@@ -55,7 +50,7 @@ config = Config(
     difficulty=DifficultyConfig(
         benchmark="gsm8k",
         rule="gsm8k",
-        models=tuple(replace(base, model=name, price_input=one, price_output=other) for name, one, other in MODELS),
+        models=models,
         max_missing=0.02,
     ),
 )

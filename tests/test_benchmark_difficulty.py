@@ -35,6 +35,7 @@ from config import (
     SourceConfig,
 )
 from rollout import ROLLOUTS, load_rollouts
+from tests.models import build_language_model, one_thread
 from tests.openai_server import Cut, Hang, Raw, Server, Status, prompt_of, saying, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,6 +237,22 @@ def test_prices_and_threads_are_in_no_key_and_models_are(tmp_path, server):
     assert Session(other).key(DIFFICULTY) != Session(config).key(DIFFICULTY)
 
 
+def test_a_local_model_is_asked_beside_the_endpoint(tmp_path, server):
+    """One of its own, by its content: where its folder lies is in no key and no result."""
+    folder = one_thread(build_language_model(tmp_path / "models" / "tiny"))
+    config = make_config(tmp_path, server)
+    local = GenerationConfig(engine="transformers", model=str(folder), sampling=SamplingConfig(max_tokens=4))
+    config = replace(config, difficulty=replace(config.difficulty, models=("large", local)))
+    found = run(config)
+    assert [(each["model"], each["endpoint"] is None) for each in found["models"]] == [("large", False), ("tiny", True)]
+    assert found["models"][1]["graded"] + found["models"][1]["missing"] == QUESTIONS
+    assert found["models"][1]["right"] == 0
+    assert found["reliability"] is None
+    key, moved = Session(config).key(ANSWERS), folder.rename(tmp_path / "elsewhere")
+    again = replace(config.difficulty, models=("large", replace(local, model=str(moved))))
+    assert Session(replace(config, difficulty=again)).key(ANSWERS) == key
+
+
 # --- death ---------------------------------------------------------------------------------------------------
 
 
@@ -394,6 +411,20 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("irt", ["1pl", "2pl"])
+def test_both_item_response_models_stay_sane_where_all_or_none_are_right(tmp_path, irt):
+    rows = [
+        {"question_id": f"q{n}", "model": model, "output": "x", "correct": n < 5 or (n >= 10 and (n + k) % 2 == 0)}
+        for n in range(15)
+        for k, model in enumerate(("a", "b"))
+    ]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = run(from_file(tmp_path, path, irt=irt))["difficulty"]
+    assert all(abs(each["irt"]) < 6 and 0 < each["irt_sd"] < 4 for each in found.values())
+    assert max(found[f"q{n}"]["irt"] for n in range(5)) < min(found[f"q{n}"]["irt"] for n in range(5, 10))
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_read_is_one_clear_line(tmp_path, name):
     content, words = BAD[name]
@@ -455,6 +486,48 @@ def test_printed_results(tmp_path, capsys):
     assert "reliability" in out
     assert "compare tiers, not two questions" in out
     assert json.loads((tmp_path / "out.json").read_text())["questions"] == QUESTIONS
+
+
+@pytest.mark.realdata
+def test_math_500_by_its_own_levels(tmp_path, realdata):
+    """Its own solutions, given for a level's problems the less often the higher it is; otherwise the next one's."""
+    from common.configs import load_config
+
+    rows = [json.loads(line) for line in (realdata / "benchmarks/math500/test.jsonl").read_text().splitlines()][:60]
+    path = tmp_path / "math500.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = {row["problem"]: number for number, row in enumerate(rows)}
+
+    def knows(model: str, number: int) -> bool:
+        return (number * 7 + len(model)) % 6 >= rows[number]["level"]
+
+    def solve(body: dict[str, Any]) -> str:
+        number = place[prompt_of(body).split("\n\nReason step by step")[0]]
+        return rows[number]["solution"] if knows(body["model"], number) else r"It is \boxed{123456789}."
+
+    shipped = load_config(str(ROOT / "configs" / "difficulty_03_math500.py"), [])
+    with serving(saying(solve)) as math_server:
+        local = replace(shipped.generation, base_url=math_server.base_url, api_key_variable="", max_cost=None)
+        source = SourceConfig(
+            name="math500_test",
+            reader=FilesReader(paths=(str(path),)),
+            text=ColumnsText(("problem",)),
+            id_column="unique_id",
+        )
+        models = tuple(replace(local, model=name) for name in ("one", "three", "seventeen"))
+        config = replace(
+            shipped,
+            generation=local,
+            rollouts=replace(shipped.rollouts, source=source),
+            difficulty=replace(shipped.difficulty, models=models),
+            data_dir=str(tmp_path / "data"),
+        )
+        found = run(config)
+    want = [1 - np.mean([knows(model.model, number) for model in models]) for number in range(60)]
+    assert [each["difficulty"] for each in found["difficulty"].values()] == pytest.approx(want)
+    assert [each["level"] for each in found["levels"]["by_level"]] == [1, 2, 3, 4, 5]
+    assert found["levels"]["rho"] > 0.5
+    assert found["levels"]["interval"]["low"] > 0
 
 
 @pytest.mark.realdata

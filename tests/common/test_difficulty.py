@@ -176,7 +176,10 @@ def test_questions_with_a_missing_answer_are_left_out():
     assert found == want
 
 
-@pytest.mark.parametrize("scores", [np.ones((50, 1)), np.ones((2, 4)), np.ones((50, 4))])
+ONE_ALWAYS_WRONG = np.column_stack([np.arange(50) % 2, np.zeros(50)]).astype(float)
+
+
+@pytest.mark.parametrize("scores", [np.ones((50, 1)), np.ones((2, 4)), np.ones((50, 4)), ONE_ALWAYS_WRONG])
 def test_what_has_no_reliability(scores):
     assert reliability(scores) is None
 

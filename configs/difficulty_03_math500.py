@@ -9,7 +9,7 @@ Answers are graded as mathematics (the last \boxed{...}); the difficulty is comp
 from dataclasses import replace
 
 from config import RolloutsConfig, SamplingConfig
-from configs.difficulty_02_openrouter import base
+from configs.difficulty_02_openrouter import base, models
 from configs.difficulty_02_openrouter import config as gsm8k
 
 # Worked solutions of competition problems are longer than those of word problems.

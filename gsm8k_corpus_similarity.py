@@ -427,7 +427,7 @@ def score_chunks(job: Job, corpus: Corpus, measured: Measured, by_stage: Sequenc
         "duplicates": len(corpus.rows) - len(kept),
         "top": top,
         "strategies": [asdict(each) for each in compare_strategies(scores, top)],
-        **generic_chunks(corpus, kept, measured, measured.unrelated(by_stage), settings),
+        "generic": generic_chunks(corpus, kept, measured, by_stage, settings),
         "listed": listed.to_pylist(),
     }
 
@@ -436,23 +436,34 @@ def generic_chunks(
     corpus: Corpus,
     kept: Int64[np.ndarray, " kept"],
     measured: Measured,
-    unrelated: Int64[np.ndarray, " null"],
+    by_stage: Sequence[StageScores],
     settings: SimilarityConfig,
-) -> dict[str, Any]:
-    """How many of each strategy's best chunks are so for as many unrelated texts too, held-out documents left out."""
+) -> list[dict[str, Any]]:
+    """How many of each strategy's best chunks are so for as many texts that ask nothing of the benchmark.
+
+    These are shuffled questions, whose words are those of all questions, and held-out texts of the farthest stage;
+    chunks of documents that were held out are left out.
+    """
     import numpy as np
 
     from common.similarity import genericness
 
-    asked = measured.asked()
-    count, others = min(len(asked), len(unrelated)), np.flatnonzero(~corpus.held_out[kept])
-    if not count or len(others) < FEWEST_CHUNKS:
-        return {"unrelated_queries": 0, "generic": []}
-    chosen = np.random.default_rng(settings.seed).permutation(asked)[:count]
-    both = (measured.queries[chosen], measured.null_queries[unrelated[:count]])
-    ours, theirs = (chunk_scores(corpus, kept[others], queries, settings)[0] for queries in both)
-    found = genericness(ours, theirs, max(1, round(TOP_SHARE * len(others))))
-    return {"unrelated_queries": count, "generic": [asdict(each) for each in found]}
+    asked, others = measured.asked(), np.flatnonzero(~corpus.held_out[kept])
+    stage, foreign = measured.unrelated(by_stage)
+    sets = {
+        "shuffled questions": measured.queries[measured.shuffled(asked)],
+        f"texts of {stage}": measured.null_queries[foreign],
+    }
+    order, found = np.random.default_rng(settings.seed).permutation(asked), []
+    for name, queries in sets.items():
+        count = min(len(asked), len(queries))
+        if not count or len(others) < FEWEST_CHUNKS:
+            continue
+        both = (measured.queries[order[:count]], queries[:count])
+        ours, theirs = (chunk_scores(corpus, kept[others], each, settings)[0] for each in both)
+        shares = genericness(ours, theirs, max(1, round(TOP_SHARE * len(others))))
+        found += [{"unrelated": name, "queries": count, **asdict(each)} for each in shares]
+    return found
 
 
 def chunk_score_table(
@@ -532,8 +543,16 @@ class Measured:
         wanted = "question" if "question" in variants else variants[0]
         return self.plain[np.array([variant == wanted for variant in variants])]
 
-    def unrelated(self, scores: Sequence[StageScores]) -> Int64[np.ndarray, " null"]:
-        """Held-out texts of the stage that is farthest, about as long as the middle one of these, in any order."""
+    def shuffled(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+        """Rows of the copies of some texts whose words were dealt out among all of them."""
+        import numpy as np
+
+        kinds = {self.entries[row].kind for row in rows.tolist()}
+        mine = [row for row, each in enumerate(self.entries) if each.shuffle == "among" and each.kind in kinds]
+        return np.array(mine, dtype=np.int64)
+
+    def unrelated(self, scores: Sequence[StageScores]) -> tuple[str, Int64[np.ndarray, " null"]]:
+        """The stage that is farthest, and its held-out texts about as long as the middle one of these, in any order."""
         import numpy as np
 
         from common.similarity import length_class
@@ -541,7 +560,7 @@ class Measured:
         middle = length_class(np.array([int(np.median(self.words[self.asked()]))]), self.edges)[0]
         farthest = int(np.argmax([each.pooled[self.asked()].mean() for each in scores]))
         mine = (self.null.length_class == middle) & (self.null.stage == farthest)
-        return np.random.default_rng(0).permutation(np.flatnonzero(mine))
+        return scores[farthest].stage, np.random.default_rng(0).permutation(np.flatnonzero(mine))
 
 
 def measure_texts(job: Job, corpus: Corpus) -> Measured:

@@ -262,7 +262,15 @@ def chunk_section(summary: Row) -> Html:
         )
         for each in found["strategies"]
     ]
-    generic = [(each["strategy"], f"{each['generic']:.1%}", f"{each['chance']:.1%}") for each in found["generic"]]
+    generic = [
+        (
+            f"{each['queries']:,} {each['unrelated']}",
+            each["strategy"],
+            f"{each['generic']:.1%}",
+            f"{each['chance']:.1%}",
+        )
+        for each in found["generic"]
+    ]
     listed = [
         (
             number,
@@ -281,9 +289,10 @@ def chunk_section(summary: Row) -> Html:
             "ways: distance to the nearest question; the best rank that any question gives a chunk; its mean rank. ",
             f"{found['duplicates']:,} copies of other chunks are left out: they would stand before everything else."),
         table(("strategies", "rank correlation", "shared in the top 1 %", "by chance"), pairs, numeric=(1, 2, 3)),
-        tag("p", f"A chunk at the top for {found['unrelated_queries']:,} held-out texts of the farthest stage too is ",
-            "near to anything, whatever is asked (a hub):", class_="note") if generic else "",
-        table(("strategy", "generic, of its top 1 %", "by chance"), generic, numeric=(1, 2)) if generic else "",
+        tag("p", "A chunk is generic where it is at the top for texts that ask nothing of the benchmark, too:",
+            class_="note") if generic else "",
+        table(("also at the top for", "strategy", "of its top 1 %", "by chance"), generic, numeric=(2, 3))
+        if generic else "",
         tag("h3", f"The first by {found['strategy']}"),
         table(("", "stage", "distance", "best rank", "mean rank", "chunk"), listed, numeric=(0, 2, 3, 4)),
         id="chunks",

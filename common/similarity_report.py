@@ -228,10 +228,10 @@ def aggregation_lines(found: Row) -> Iterator[str]:
             f"  {' / '.join(each['strategies'])}: rank correlation {each['correlation']:+.3f}, "
             f"{each['shared_top']:.1%} of the top shared (by chance {each['chance']:.1%})"
         )
-    if found["generic"]:
-        generic = ", ".join(f"{each['strategy']} {each['generic']:.1%}" for each in found["generic"])
-        others, chance = found["unrelated_queries"], found["generic"][0]["chance"]
-        yield f"  generic (top 1% for {others:,} texts of the farthest stage too, by chance {chance:.1%}): {generic}"
+    for name in dict.fromkeys(each["unrelated"] for each in found["generic"]):
+        mine = [each for each in found["generic"] if each["unrelated"] == name]
+        generic, count = ", ".join(f"{each['strategy']} {each['generic']:.1%}" for each in mine), mine[0]["queries"]
+        yield f"  generic (top 1% for {count:,} {one_line(name)} too, by chance {mine[0]['chance']:.1%}): {generic}"
     yield f"  first by {found['strategy']}:"
     for place, each in enumerate(found["listed"][:LISTED], 1):
         score = each[found["strategy"]]

@@ -327,7 +327,8 @@ def test_chunks_are_listed_by_the_strategy_asked_for(session, strategy):
     assert scores == pytest.approx(sorted(table[strategy].to_pylist())[: len(scores)], abs=1e-6)
     assert aggregation["ranked_chunks"] == len(table) == table["ranked_chunks"][0].as_py()
     assert {each["corpus_stage"] for each in aggregation["listed"][: len(VERBATIM)]} == {"midtrain"}
-    assert [each["strategy"] for each in aggregation["generic"]] == ["distance", "rank_max", "rank_mean"]
+    assert {each["unrelated"] for each in aggregation["generic"]} >= {"shuffled questions"}
+    assert {each["strategy"] for each in aggregation["generic"]} == {"distance", "rank_max", "rank_mean"}
     assert all(-1 <= each["correlation"] <= 1 for each in aggregation["strategies"])
 
 

@@ -67,7 +67,7 @@ def test_a_verdict_counts_its_own_kind_of_text():
 def summary() -> tuple[dict[str, Any], Scores]:
     entries, words, scores = scored()
     found = Scores(entries, words, scores.pooled[:, None], ("mid",))
-    share = {"strategy": "distance", "top": 1, "generic": 0.5, "chance": 0.1}
+    share = {"strategy": "distance", "top": 1, "generic": 0.5, "chance": 0.1, "unrelated": HOSTILE, "queries": 5}
     evidence = {"sample_id": HOSTILE, "variant": "question", "model": "", "corpus_stage": "mid", "words": 20}
     evidence |= {"longest": 15, "verbatim": 15, "doc_id": HOSTILE, "text": HOSTILE, "document": HOSTILE}
     listed = {"corpus_stage": "mid", "chunk_id": HOSTILE, "chunk_text": HOSTILE, "distance": 0.1}
@@ -83,7 +83,7 @@ def summary() -> tuple[dict[str, Any], Scores]:
             "hypotheses": [finding_row(each) for each in family_of(found, DRAWS)],
             "aggregation": {
                 "strategy": "distance", "queries": 10, "ranked_chunks": 11, "duplicates": 1, "top": 1,
-                "strategies": [pair], "unrelated_queries": 5, "generic": [share],
+                "strategies": [pair], "generic": [share],
                 "listed": [{**listed, "rank_max": 1, "rank_mean": 3.5}],
             },
             "evidence": [evidence],

@@ -6,6 +6,7 @@ Writes  data/benchmarks/<key>/     questions.parquet, unreadable.json (rows that
                                    questions.parquet (each question in each stage: nearest chunk, distance, overlap,
                                    probability, false_positive_rate), leaks.parquet, contaminated.jsonl (ids),
                                    summary.json, heat_map.png, contamination.html
+        data/held_out/<key>/       held_out.json, held_out.html: does nearness predict right answers?
 Run     uv run multi_benchmark_similarity.py configs/multi_benchmark_01_tiny.py
         uv run multi_benchmark_similarity.py configs/multi_benchmark_01_tiny.py --export-clean cleaned/
 
@@ -451,23 +452,20 @@ def write_pages(job: Job, summary: dict[str, Any], leaks: pa.Table, unreadable: 
 
 
 def contamination_settings(config: Config) -> Mapping[str, object]:
-    """Settings of this side; the benchmarks enter by their own key, results files by content."""
-    own = keyed_settings(config.benchmarks, drop=("benchmarks", "min_words", "results"))
+    """Settings of this side; the benchmarks enter by their own key."""
+    own = keyed_settings(config.benchmarks, drop=("benchmarks", "min_words", "results", "permutations"))
     if not config.benchmarks.benchmarks:
         return {}
     return {**own, "score": keyed_settings(config.contamination), "name": config.name}
 
 
 def contamination_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
-    """The results files, and the fitted model behind the score."""
-    settings = config.benchmarks
-    if not settings.benchmarks:
+    """The fitted model behind the score."""
+    if not config.benchmarks.benchmarks:
         return {}
     from common.contamination import default_model
 
-    model = {"score": digest(default_model(with_vectors=settings.semantic).to_json())}
-    results = FilesReader(paths=settings.results)
-    return {**model, **({"results": reader_content(results, cache_dir)} if settings.results else {})}
+    return {"score": digest(default_model(with_vectors=config.benchmarks.semantic).to_json())}
 
 
 CONTAMINATION = Stage(
@@ -478,6 +476,50 @@ CONTAMINATION = Stage(
     compute=compute_contamination,
     inputs=(CHUNKS, VECTORS, BENCHMARKS),
     content=contamination_content,
+)
+
+
+# --- held-out validation -------------------------------------------------------------------------------------
+
+
+def held_out_settings(config: Config) -> Mapping[str, object]:
+    """How results are tested; nothing without any."""
+    settings = config.benchmarks
+    how = {"permutations": settings.permutations, "confidence": settings.confidence, "seed": settings.seed}
+    return {**how, "name": config.name} if settings.results else {}
+
+
+def held_out_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
+    paths = config.benchmarks.results
+    return {"results": reader_content(FilesReader(paths=paths), cache_dir)} if paths else {}
+
+
+def compute_held_out(job: Job) -> int:
+    """Nearness to the corpus against performance, on both splits; returns the number of tests, 0 without results."""
+    from common.contamination_page import render_held_out
+    from common.held_out_results import held_out_validation
+    from common.readers import read_files
+
+    settings = job.config.benchmarks
+    if not settings.results or not job.inputs["benchmarks"].rows:
+        job.part.write_json("held_out.json", None)
+        return 0
+    tables = (job.inputs[name].table("questions.parquet") for name in ("benchmarks", "contamination"))
+    found = held_out_validation(*tables, read_files(FilesReader(paths=settings.results)), settings)
+    job.part.write_json("held_out.json", found)
+    with job.part.write("held_out.html") as path:
+        path.write_text(render_held_out(job.config.name, found), encoding="utf-8", newline="\n")
+    return len(found["tests"])
+
+
+HELD_OUT = Stage(
+    name="held_out",
+    script=SCRIPT,
+    version=1,
+    settings=held_out_settings,
+    compute=compute_held_out,
+    inputs=(BENCHMARKS, CONTAMINATION),
+    content=held_out_content,
 )
 
 
@@ -560,11 +602,11 @@ def contaminated_ids(contamination: Artifact) -> list[dict[str, Any]]:
 
 
 def print_contamination(session: Session, shown: int) -> None:
-    """The table, the truth where it is known, the likeliest leaks, the held-out validation."""
+    """The table, the truth where it is known, the likeliest leaks."""
     from rich.text import Text
 
     from common.console import stdout
-    from common.contamination_view import print_cells, print_held_out, print_leaks, third_state_lines
+    from common.contamination_view import print_cells, print_leaks, third_state_lines
     from common.leaks import truth_lines
 
     artifact = session.load(CONTAMINATION)
@@ -576,8 +618,6 @@ def print_contamination(session: Session, shown: int) -> None:
     for line in (*truth_lines(found.truth), *third_state_lines(summary["third_state"])):
         console.print(Text(line))
     print_leaks(found, shown, console)
-    if summary["held_out"]:
-        print_held_out(summary["held_out"], console)
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -591,21 +631,30 @@ def arguments(parser: ArgumentParser) -> None:
 def present(session: Session, args: Namespace) -> object:
     """Print what was found, and write the clean copy where it is asked for."""
     from common.cleaning import export_folder
+    from common.console import stdout
+    from common.contamination_view import print_held_out
 
     if args.shown < 0:
         raise ConfigError("--shown must be at least 0")
     folder = export_folder(args.export_clean) if args.export_clean is not None else None
-    artifact = session.load(CONTAMINATION)
+    made = (session.load(CONTAMINATION), session.load(HELD_OUT))
     exported = export_clean(session, folder) if folder else None
-    pages = {name: str(artifact.path(name)) for name in artifact.names("*.html") + artifact.names("*.png")}
+    pages = {
+        name: str(artifact.path(name))
+        for artifact in made
+        for name in artifact.names("*.html") + artifact.names("*.png")
+    }
+    summary, held_out = made[0].json("summary.json"), made[1].json("held_out.json")
     if not args.json:
         print_contamination(session, args.shown)
+        if held_out:
+            print_held_out(held_out, stdout())
         print(
             "".join(f"\n{'page:' if name.endswith('html') else 'picture:':<9} {path}" for name, path in pages.items())
         )
         if exported:
             print(clean_words(exported, folder))
-    return {"summary": artifact.json("summary.json"), "pages": pages, "exported": exported and asdict(exported)}
+    return {"summary": summary, "held_out": held_out, "pages": pages, "exported": exported and asdict(exported)}
 
 
 def clean_words(exported: Exported, folder: Path | None) -> str:
@@ -620,7 +669,7 @@ if __name__ == "__main__":
     raise SystemExit(
         run_script(
             __doc__ or "",
-            (BENCHMARKS, CONTAMINATION),
+            (BENCHMARKS, CONTAMINATION, HELD_OUT),
             script=SCRIPT,
             arguments=arguments,
             present=present,

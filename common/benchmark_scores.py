@@ -1,8 +1,7 @@
 """What is known of every question of every benchmark in every training stage, as tables and figures.
 
 `multi_benchmark_similarity.py` measures it; here it becomes rows (questions.parquet, leaks.parquet, contaminated.jsonl)
-and the figures of summary.json: shares with their intervals, false alarms, hubs, the truth where copies were planted,
-and the held-out validation.
+and the figures of summary.json: shares with their intervals, false alarms, hubs, the truth where copies were planted.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.auc import auc
-from common.benchmark_table import NO_WORDS, SCORED, planted_of, samples_of
+from common.benchmark_table import NO_WORDS, SCORED, planted_of
 from common.leaks import PLANTED_NONE, Cell, Truth
-from common.statistics import holm, wilson
-from config import BenchmarksConfig, FilesReader
+from common.statistics import wilson
+from config import BenchmarksConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
     from common.arrays import ShardedArray
     from common.contamination import Question
-    from common.held_out import Validation
-    from common.results import Results
     from common.store import Artifact
 
 # --- what was measured ---------------------------------------------------------------------------------------
@@ -239,7 +236,7 @@ def contaminated_lines(found: Scored) -> Iterator[str]:
 def summarise(
     chunks: Artifact, found: Scored, leaks: pa.Table, anywhere: Bool[np.ndarray, " questions"], unreadable: int
 ) -> dict[str, Any]:
-    """What `summary.json` holds: every cell, the truth where it is known, hubs, and the held-out validation."""
+    """What `summary.json` holds: every cell, the truth where it is known, hubs."""
 
     asked = found.asked
     settings = found.settings
@@ -260,7 +257,6 @@ def summarise(
         "cells": [asdict(cell) for cell in cells_of(found)],
         "truth": truth_of(found, anywhere),
         "hubness": hubs_of(chunks, found),
-        "held_out": held_out_of(found),
         "confidence": settings.confidence,
         "example": asked.ids(np.array([0]))[0],
     }
@@ -326,76 +322,3 @@ def hubs_of(chunks: Artifact, found: Scored) -> dict[str, Any]:
     hubs = hubness(rows, len(found.stored.rows))
     name = chunk_ids(chunks, np.array([hubs.largest_chunk]))[0].as_py()
     return {**asdict(hubs), "largest_chunk": name}
-
-
-# --- held-out validation -------------------------------------------------------------------------------------
-
-
-def held_out_of(found: Scored) -> dict[str, Any] | None:
-    """Nearness to the corpus against performance, on both splits; None without results."""
-    results = read_results(found)
-    if results is None:
-        return None
-    tests = [
-        {"measure": measure, "model": model, **asdict(_validated(found, nearness, results, model))}
-        for measure, nearness in nearness_of(found).items()
-        for model in ([None] if len(results.models) == 1 else [None, *results.models])
-    ]
-    return {
-        "models": list(results.models),
-        "ungraded": results.ungraded,
-        "unknown": results.unknown,
-        "tests": corrected(tests),
-    }
-
-
-def read_results(found: Scored) -> Results | None:
-    from common.readers import read_files
-    from common.results import match_results
-
-    paths = found.settings.results
-    if not paths:
-        return None
-    return match_results(read_files(FilesReader(paths=paths)), samples_of(found.asked.table))
-
-
-def nearness_of(found: Scored) -> dict[str, Float64[np.ndarray, " questions"]]:
-    """Larger is nearer: the distance in equal pools, to the nearest stage; and the likeliest contamination."""
-
-    distance = np.stack([each.pooled for each in found.nearest]).min(axis=0)
-    likeliest = np.stack([scores.values["probability"] for scores in found.scores]).max(axis=0)
-    return {"distance": -distance, "probability": likeliest}
-
-
-def _validated(
-    found: Scored, nearness: Float64[np.ndarray, " questions"], results: Results, model: str | None
-) -> Validation:
-
-    from common.held_out import validate
-
-    rows, performance = results.share(model)
-    split = np.array(found.asked.table["split"].to_pylist(), dtype=object)[rows]
-    usable = np.isfinite(nearness[rows]) & ((split == "train") | (split == "held_out"))
-    rows, performance, split = rows[usable], performance[usable], split[usable]
-    lengths = found.asked.table["words"].to_numpy()[rows]
-    settings = found.settings
-    return validate(
-        nearness[rows],
-        performance,
-        lengths,
-        found.asked.benchmark[rows],
-        split == "held_out",
-        draws=settings.permutations,
-        confidence=settings.confidence,
-        seed=settings.seed,
-    )
-
-
-def corrected(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With Holm's p-values over every test of the family: measure x model x (train, held out, their difference)."""
-
-    places = [(test, name) for test in tests for name in ("train", "held_out", "difference") if test[name] is not None]
-    adjusted = holm(np.array([test[name]["p"] for test, name in places]))
-    for (test, name), p in zip(places, adjusted.tolist(), strict=True):
-        test[name]["p_holm"] = p
-    return tests

@@ -1,4 +1,4 @@
-"""The page of a contamination run: heat map, figures, leaks with their evidence, held-out validation. One HTML file."""
+"""Two pages: of a contamination run (heat map, figures, leaks with their evidence), and of its held-out validation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def render(content: ContaminationPage) -> str:
         _truth(found),
         _section("figures", "Every benchmark in every stage", _figures_note(content), cells_table(found.cells)),
         _section("leaks", "Leaks, with the evidence", _leaks_note(found), leak_list(found.leaks, found.all_leaks)),
-        _held_out(content.summary["held_out"]),
         _hubs(content.summary["hubness"]),
         _unreadable(content),
         id="content",
@@ -61,7 +60,6 @@ def _header(content: ContaminationPage) -> Html:
     links = [("map", "Heat map")]
     links += [("truth", "What was planted")] if content.found.truth else []
     links += [("figures", "Figures"), ("leaks", "Leaks")]
-    links += [("held-out", "Held-out validation")] if summary["held_out"] else []
     items = (tag("li", tag("a", title, href=f"#{target}")) for target, title in links)
     return tag(
         "header",
@@ -115,9 +113,14 @@ def _truth(found: Contamination) -> Html:
 # --- held-out validation -------------------------------------------------------------------------------------
 
 
-def _held_out(held_out: Mapping[str, Any] | None) -> Html:
-    if not held_out:
-        return Html("")
+def render_held_out(name: str, held_out: Mapping[str, Any]) -> str:
+    """The page of a held-out validation."""
+    eyebrow = tag("p", "Held-out validation", class_="eyebrow")
+    body = tag("main", _held_out(held_out), id="content")
+    return page(f"{name} · held-out validation", (tag("header", eyebrow, tag("h1", name)), body))
+
+
+def _held_out(held_out: Mapping[str, Any]) -> Html:
     note = (
         "Spearman's rank correlation of nearness with the share of right answers, within benchmarks, over questions; "
         "given length: with the number of words held fixed. p-values are Holm's over all tests of this table. "

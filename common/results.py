@@ -120,13 +120,20 @@ class _Names:
     def find(self, fields: Mapping[str, Any]) -> int | None:
         for column in ID_COLUMNS:
             value = _value(fields, column)
-            if value is not None and str(value) in self.ids:
-                return self.ids[str(value)]
+            found = None if value is None else self._by_id(str(value))
+            if found is not None:
+                return found
         for column in TEXT_COLUMNS:
             value = _value(fields, column)
             if isinstance(value, str) and _said(value) in self.texts:
                 return self.texts[_said(value)]
         return None
+
+    def _by_id(self, name: str) -> int | None:
+        """Also `gsm8k_test/12` for `gsm8k/12`: corpora of benchmarks are called after the split that they read."""
+        source, slash, rest = name.partition("/")
+        other = f"{source.rpartition('_')[0]}{slash}{rest}"
+        return self.ids.get(name, self.ids.get(other) if slash else None)
 
 
 def _said(text: str) -> str:

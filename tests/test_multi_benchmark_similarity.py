@@ -25,11 +25,11 @@ from config import (
     SourceConfig,
 )
 from embed_chunks import CHUNKS, VECTORS
-from multi_benchmark_similarity import BENCHMARKS, CONTAMINATION, load_contamination, present
+from multi_benchmark_similarity import BENCHMARKS, CONTAMINATION, HELD_OUT, load_contamination, present
 from prepare_data import DOCUMENTS
 from tests.common.test_leaks import HOSTILE
 
-STAGES = (DOCUMENTS, CHUNKS, VECTORS, BENCHMARKS, CONTAMINATION)
+STAGES = (DOCUMENTS, CHUNKS, VECTORS, BENCHMARKS, CONTAMINATION, HELD_OUT)
 RECIPES = (
     "Peel four onions and let them soften in butter for twenty minutes before the stock is poured over them.",
     "The dough rests overnight in a cool cellar, and in the morning it is shaped into nine small loaves.",
@@ -332,31 +332,66 @@ def test_the_clean_benchmark_is_clean(session, folder):
 # --- held-out validation -------------------------------------------------------------------------------------
 
 
-def test_results_are_held_against_nearness(folder, session):
+def with_results(session: Session, path: str) -> Session:
+    """The same session with graded answers."""
+    settings = replace(session.config.benchmarks, results=(path,))
+    return Session(replace(session.config, benchmarks=settings), "small.py")
+
+
+def test_results_are_held_against_nearness_without_scoring_again(folder, session):
     names = ["verbatim", "digits", *(f"clean{n}" for n in range(4))]
     rows: list[dict[str, Any]] = [
         {"id": f"own/{name}", "model": model, "correct": n % 2 == 0} for n, name in enumerate(names) for model in "ab"
     ]
     rows += [{"id": "own/clean0", "model": "a", "correct": None}, {"id": "else/1", "model": "a", "correct": True}]
-    path = write(folder / "answers.jsonl", rows)
-    config = replace(session.config, benchmarks=replace(session.config.benchmarks, results=(path,)))
-    made = run(config).load(CONTAMINATION)
-    held_out = made.json("summary.json")["held_out"]
-    assert (held_out["models"], held_out["ungraded"], held_out["unknown"]) == (["a", "b"], 1, 1)
+    graded = with_results(session, write(folder / "answers.jsonl", rows))
+    assert graded.key(CONTAMINATION) == session.key(CONTAMINATION)
+    made = graded.run(HELD_OUT)
+    found = made.json("held_out.json")
+    assert (found["models"], found["ungraded"], found["unknown"]) == (["a", "b"], 1, 1)
     # Six questions are too few for a correlation, and that is said.
-    assert [test["train"] for test in held_out["tests"]] == [None] * 6
-    assert "too few" in made.path("contamination.html").read_text(encoding="utf-8")
+    assert [test["train"] for test in found["tests"]] == [None] * 6
+    assert "too few" in made.path("held_out.html").read_text(encoding="utf-8")
 
 
 def test_other_results_are_another_artifact(folder, session):
-    one, other = (
-        replace(session.config, benchmarks=replace(session.config.benchmarks, results=(path,)))
-        for path in (
-            write(folder / "one.jsonl", [{"id": "own/clean0", "correct": True}]),
-            write(folder / "other.jsonl", [{"id": "own/clean0", "correct": False}]),
-        )
-    )
-    assert Session(one).key(CONTAMINATION) != Session(other).key(CONTAMINATION) != session.key(CONTAMINATION)
+    paths = [
+        write(folder / f"{name}.jsonl", [{"id": "own/clean0", "correct": name == "one"}]) for name in ("one", "other")
+    ]
+    one, other = (with_results(session, path).key(HELD_OUT) for path in paths)
+    assert len({one, other, session.key(HELD_OUT)}) == 3
+
+
+def test_a_planted_effect_is_found_in_tables_of_two_splits():
+    """Twenty questions of each split in two stages: the nearer one counts; on the train side near means right."""
+    from common.benchmark_table import question_table
+    from common.held_out_results import held_out_validation
+    from common.question_rows import Question
+    from common.rows import Row
+    from common.samples import BenchmarkSample
+
+    reader = (FilesReader(paths=("none.jsonl",)),)
+    sides = [
+        (BenchmarkConfig(name=name, format="questions", readers=reader, split=split), f"{name}/{n}")
+        for name, split in (("near", "train"), ("far", "held_out"))
+        for n in range(20)
+    ]
+    asked = question_table([(side, BenchmarkSample(name, Question("word " * 5))) for side, name in sides], 13)
+    order = np.random.default_rng(0).permutation(40) / 100
+    stages = [order + 0.5, np.where(np.arange(40) < 39, order, np.nan)]
+    scores = pa.table({"pooled_distance": np.concatenate(stages), "probability": np.full(80, 0.1)})
+    right = np.where(np.arange(40) < 20, order < np.median(order[:20]), np.arange(40) % 2 == 0)
+    rows = [Row(str(n), {"id": name, "correct": bool(right[n])}, f"a.jsonl:{n}") for n, (_, name) in enumerate(sides)]
+    settings = BenchmarksConfig(permutations=999)
+    distance, probability = held_out_validation(asked, scores, rows, settings)["tests"]
+    assert distance["train"]["rho"] > 0.8
+    assert distance["train"]["p_holm"] < 0.01
+    # Spearman's rho of a median split is known: sqrt(3)/2, less what ties in small samples take.
+    assert distance["train"]["rho"] == pytest.approx(np.sqrt(3) / 2, abs=0.03)
+    assert abs(distance["held_out"]["rho"]) < 0.5
+    assert distance["difference"]["value"] > 0.4
+    # All probabilities are alike: nothing can be said by them.
+    assert (probability["train"], probability["held_out"]) == (None, None)
 
 
 # --- nothing to look for, resuming, errors -------------------------------------------------------------------

@@ -40,6 +40,12 @@ def test_verdicts_by_id_and_model():
     assert (questions.tolist(), shares.tolist()) == ([0], [0.0])
 
 
+def test_rollouts_name_the_split_that_they_were_read_from():
+    asked = [{"sample_id": "gsm8k_test/1", "completion": "2 + 3 = 5"}, {"sample_id": "other_test/1", "completion": "5"}]
+    found = match_results(rows(*asked), SAMPLES)
+    assert (found.share()[0].tolist(), found.share()[1].tolist(), found.unknown) == ([1], [1.0], 1)
+
+
 def test_a_question_is_known_by_its_words_and_a_model_by_the_file():
     found = match_results(rows({"question": "Two  and two", "correct": True}), SAMPLES)
     assert found.models == ("answers",)

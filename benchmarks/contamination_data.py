@@ -55,7 +55,8 @@ def gsm8k(split: str) -> Family:
     return Family(f"GSM8K {split}", [row["question"] for row in rows], [row["answer"] for row in rows])
 
 
-def mmlu() -> Family:
+def mmlu(most: int = 6_000) -> Family:
+    """Questions with their choices, some of all subjects."""
     questions, answers = [], []
     with zipfile.ZipFile(FOLDER / "benchmarks" / "mmlu" / "mmlu.zip") as archive:
         for name in sorted(archive.namelist()):
@@ -64,7 +65,8 @@ def mmlu() -> Family:
                     for row in csv.reader(io.TextIOWrapper(file, "utf-8")):
                         questions.append("\n".join(row[:5]))
                         answers.append(row["ABCD".index(row[-1].strip()) + 1])
-    return Family("MMLU", questions, answers)
+    kept = np.random.default_rng(0).permutation(len(questions))[:most]
+    return Family("MMLU", [questions[at] for at in kept], [answers[at] for at in kept])
 
 
 def arc() -> Family:

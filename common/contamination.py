@@ -2,12 +2,12 @@
 
 A copy may be verbatim, have other numbers, other words, or be cut. No single score sees all of these: n-grams see
 verbatim copies alone, an embedding takes every question of a benchmark for every other. Here the nearest documents of
-every question are found by TF-IDF cosine (as it stands, and with numbers masked), by shared n-grams and by vectors where
-there are some; each is compared in several views (`common.contamination_pairs`), and a model fitted on planted copies
-(`common.contamination_model`) turns that into the chance that one of them is a copy.
+every question are found by TF-IDF cosine (of words, with numbers masked, and of stems), by shared n-grams and by
+vectors where there are some; each is compared in several views (`common.contamination_pairs`), and a model fitted on
+planted copies (`common.contamination_model`) turns that into the chance that one of them is a copy.
 
 The corpus is streamed three times (frequencies and n-grams; nearest documents; their texts). Memory does not grow with
-it: about 300 MB of counts, a block, and some twenty passages a question.
+it: about 250 MB of counts and weights, a block, and some thirty passages a question.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from common.arrays import ShardedArray
 
 BLOCK_WORDS = 200_000
-SEARCHED = ("words", "masked")
+SEARCHED = ("words", "masked", "stems")
 NGRAMS = (8, 13)
 MODELS = Path(__file__).parent / "assets"
 
@@ -110,7 +110,7 @@ def score_questions(
 
 
 def shuffled_questions(questions: Sequence[Question], seed: int = 42) -> list[Question]:
-    """The null: the words of all questions dealt out anew, so that every question keeps its length and means nothing."""
+    """The null: the words of all questions dealt out anew; every question keeps its length and means nothing."""
     words = [tokens(question.text) for question in questions]
     flat = np.array([word for own in words for word in own], dtype=object)
     dealt = np.random.default_rng(seed).permutation(flat)

@@ -1,9 +1,9 @@
 """Evidence that one passage is a copy of one question, beside what questions and passages share anyhow.
 
 Questions of one benchmark resemble each other, so a similarity says little by itself. Every similarity of a pair comes
-with two margins: over the question's background (its other candidates from the fourth on, so that a few more copies
-do no harm) and over the passage's rival (the question that is nearest to it beside this one, near-equal ones counted as
-one; passages drawn from the corpus ask as well, so that a rival exists when only one question is looked for).
+with two margins, as log ratios: over the question's background (its other candidates from the fourth on, so that a few
+more copies do no harm) and over the passage's rival (the question that is nearest to it beside this one, near-equal
+ones counted as one; passages drawn from the corpus ask as well, so that one question alone has rivals too).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ MORE_COPIES = 3
 SAME_QUESTION = 0.85
 BLOCK_PASSAGES = 1_024
 SHINGLE = 5
-SIMILARITIES = (*VIEWS, "coverage", "covered")
+SOFT = 0.05
+RARITY = 3
+SIMILARITIES = (*VIEWS, "coverage", "covered", "rare")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,8 @@ def _similarities(
     ask, offer = asked.view("stems"), found.view("stems")
     yield "coverage", _shares(ask.counts(), idf["stems"]), _present(offer.counts())
     yield "covered", _present(ask.counts()), _shares(offer.counts(), idf["stems"])
+    # Names and unusual words are what a rewriter keeps.
+    yield "rare", _shares(ask.counts(), idf["stems"] ** RARITY), _present(offer.counts())
 
 
 def _idf_among(ask: Grams, offer: Grams) -> Float32[np.ndarray, " buckets"]:
@@ -152,12 +156,12 @@ class _Setting:
     def margins(
         self, name: str, rows: tuple[csr_array | np.ndarray, csr_array | np.ndarray]
     ) -> dict[str, Float[np.ndarray, " pairs"]]:
-        """The similarity of every pair, over the question's background and over the passage's rival."""
+        """The similarity of every pair, beside the question's background and beside the passage's rival."""
         value, rival = self._values_and_rivals(*rows)
         return {
             name: value,
-            f"{name}_over_background": value - background(value, self.candidates.question),
-            f"{name}_over_rival": value - rival,
+            f"{name}_over_background": over(value, background(value, self.candidates.question)),
+            f"{name}_over_rival": over(value, rival),
         }
 
     def _values_and_rivals(
@@ -195,6 +199,11 @@ def _dense(block: csr_array | np.ndarray) -> Float32[np.ndarray, "passages asked
     return np.asarray(block if isinstance(block, np.ndarray) else block.toarray(), dtype=np.float32)
 
 
+def over(value: Float[np.ndarray, " pairs"], other: Float[np.ndarray, " pairs"]) -> Float[np.ndarray, " pairs"]:
+    """log of a similarity by another, softened near zero: 0 for equals, whatever the level of similarities is."""
+    return np.log((np.maximum(value, 0.0) + SOFT) / (np.maximum(other, 0.0) + SOFT))
+
+
 def background(
     values: Float[np.ndarray, " pairs"], question: Int64[np.ndarray, " pairs"]
 ) -> Float64[np.ndarray, " pairs"]:
@@ -215,20 +224,17 @@ def _in_order(questions: Sequence[str], candidates: Candidates) -> dict[str, Flo
     asked, found = ([_stems(text) for text in texts] for texts in (questions, candidates.texts))
     runs = [[_shingles(words) for words in side] for side in (asked, found)]
     masked = [[_shingles(_without_numbers(words)) for words in side] for side in (asked, found)]
-    values = np.zeros((5, len(candidates.question)))
+    values = np.zeros((3, len(candidates.question)))
     pairs = zip(candidates.question.tolist(), candidates.passage.tolist(), strict=True)
     # One pass over pairs, not over the corpus: a few for each question.
     for number, (question, passage) in enumerate(pairs):
         mine, theirs = asked[question], found[passage]
-        common = LCSseq.similarity(mine, theirs)
         values[:, number] = (
-            common / max(len(mine), 1),
-            common / max(len(theirs), 1),
+            2 * LCSseq.similarity(mine, theirs) / max(len(mine) + len(theirs), 1),
             len(runs[0][question] & runs[1][passage]) / len(runs[0][question]),
             len(masked[0][question] & masked[1][passage]) / len(masked[0][question]),
-            np.log(max(len(theirs), 1) / max(len(mine), 1)),
         )
-    return dict(zip(("order", "order_of_passage", "runs", "masked_runs", "log_length"), values, strict=True))
+    return dict(zip(("order", "runs", "masked_runs"), values, strict=True))
 
 
 def _stems(text: str) -> list[str]:

@@ -1,8 +1,8 @@
 """The documents of a stream that are nearest to some questions by TF-IDF cosine, exactly, in bounded memory.
 
 Two passes: one counts in how many passages each feature stands, the next adds up the cosines of every passage with all
-questions through an inverted list of the questions' features, and keeps the best few documents of each question. What is
-held: 2^22 counts a view, and the questions; nothing of the corpus but a block.
+questions through an inverted list of the questions' features, and keeps the best few documents of each question. What
+is held: 2^22 counts of 4 bytes twice a view, and the questions; nothing of the corpus but a block.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class FeatureCounts:
 
     views: tuple[str, ...]
     passages: int = 0
-    documents: dict[str, Int64[np.ndarray, " buckets"]] = field(init=False)
-    _seen: dict[str, Int64[np.ndarray, " buckets"]] = field(init=False, repr=False)
+    documents: dict[str, Int32[np.ndarray, " buckets"]] = field(init=False)
+    _seen: dict[str, Int32[np.ndarray, " buckets"]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.documents = {view: np.zeros(BUCKETS, dtype=np.int64) for view in self.views}
-        self._seen = {view: np.full(BUCKETS, -1, dtype=np.int64) for view in self.views}
+        self.documents = {view: np.zeros(BUCKETS, dtype=np.int32) for view in self.views}
+        self._seen = {view: np.full(BUCKETS, -1, dtype=np.int32) for view in self.views}
 
     def add(self, block: Passages) -> None:
         """Count the features of some more passages."""

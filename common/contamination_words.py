@@ -32,7 +32,9 @@ COUNTED = ("words", "masked", "stems", "numbers")
 MASK = "#"
 _TOKENS = re.compile(f"\\d+(?:[.,]\\d+)*|[{UNSPACED}]|[^\\W{UNSPACED}]+")
 _UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-_NUMBER_WORDS = {word: str(value) for value, word in enumerate(f"{_UNITS} seventeen eighteen nineteen".split())}
+_NUMBER_WORDS: dict[str, str] = {
+    word: str(value) for value, word in enumerate(f"{_UNITS} seventeen eighteen nineteen".split())
+}
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _NUMBER_WORDS |= {word: str(10 * value) for value, word in enumerate(_TENS.split(), 2)}
 _NUMBER_WORDS |= {"hundred": "100", "thousand": "1000", "million": "1000000"}

@@ -23,39 +23,41 @@ if TYPE_CHECKING:
 Kind = Literal["verbatim", "digits", "light", "heavy", "truncated", "answer"]
 KINDS: tuple[Kind, ...] = ("verbatim", "digits", "light", "heavy", "truncated", "answer")
 
-# Words of like meaning, a group a line; any of a group may stand for any other.
+# Words of like meaning, groups between bars; any of a group may stand for any other.
 _GROUPS = """
 big large great huge|small little tiny|begin start commence|end finish conclude complete|buy purchase acquire get
 sell vend trade|make produce create prepare|give hand offer provide|take grab pick|eat consume devour|drink sip
 want wish desire|need require|use utilize employ|help assist aid|show display present|tell inform notify|say state
 ask inquire request|answer reply respond|think believe consider|know understand realize|find discover locate
-look gaze glance|see notice observe|watch view|hear listen|speak talk|go travel head move|come arrive|leave depart exit
-walk stroll march|run jog sprint|drive ride|carry bring transport|send ship deliver|receive obtain collect gather
-keep retain hold|save store|spend pay use|earn gain make|lose misplace|win triumph|cost price|money cash funds
-job task work|house home residence|car vehicle automobile|road street path|shop store market|friend companion pal
-child kid youngster|children kids youngsters|man guy fellow|woman lady|boy lad|girl lass|people persons individuals
-group team set|part portion piece share|whole entire complete|all every|each every|total overall combined sum
-many numerous several|more additional extra|less fewer|most majority|remaining leftover rest|number amount quantity count
-average mean|half fifty-percent|double twice|daily everyday|week seven-days|year annum|morning dawn|evening night
-fast quick rapid|slow sluggish|happy glad pleased|sad unhappy|good fine nice|bad poor awful|new fresh recent|old aged
-important key main major|different distinct various|same identical equal|right correct proper|wrong incorrect mistaken
-increase raise grow rise|decrease reduce lower drop|add include append|remove delete eliminate|change alter modify
-build construct assemble|break split divide|cut slice chop|mix blend combine|fill load|empty clear|open unlock
-close shut|plan intend aim|decide choose opt|allow permit let|stop halt cease|continue proceed|try attempt
-cause reason|result outcome effect|problem issue difficulty|idea notion concept|way method manner|place location spot
-area region zone|city town|country nation|water liquid|food meals|book volume|paper sheet|letter note|picture image photo
-size dimension|length extent|distance stretch|time period|speed pace rate|weight mass heaviness|height tallness
-likely probable|possible feasible|often frequently regularly|always constantly|never not-ever|usually typically
-also additionally too|however but yet|because since as|therefore thus hence|so therefore|if provided-that assuming
-when once while|after following|before prior-to|during throughout|about regarding concerning|around approximately roughly
+look gaze glance|see notice observe|watch view|hear listen|speak talk|go travel head move|come arrive
+leave depart exit|walk stroll march|run jog sprint|drive ride|carry bring transport|send ship deliver
+receive obtain collect gather|keep retain hold|save store|spend pay use|earn gain make|lose misplace|win triumph
+cost price|money cash funds|job task work|house home residence|car vehicle automobile|road street path
+shop store market|friend companion pal|child kid youngster|children kids youngsters|man guy fellow|woman lady|boy lad
+girl lass|people persons individuals|group team set|part portion piece share|whole entire complete|all every
+each every|total overall combined sum|many numerous several|more additional extra|less fewer|most majority
+remaining leftover rest|number amount quantity count|average mean|half fifty-percent|double twice|daily everyday
+week seven-days|year annum|morning dawn|evening night|fast quick rapid|slow sluggish|happy glad pleased|sad unhappy
+good fine nice|bad poor awful|new fresh recent|old aged|important key main major|different distinct various
+same identical equal|right correct proper|wrong incorrect mistaken|increase raise grow rise|decrease reduce lower drop
+add include append|remove delete eliminate|change alter modify|build construct assemble|break split divide
+cut slice chop|mix blend combine|fill load|empty clear|open unlock|close shut|plan intend aim|decide choose opt
+allow permit let|stop halt cease|continue proceed|try attempt|cause reason|result outcome effect
+problem issue difficulty|idea notion concept|way method manner|place location spot|area region zone|city town
+country nation|water liquid|food meals|book volume|paper sheet|letter note|picture image photo|size dimension
+length extent|distance stretch|time period|speed pace rate|weight mass heaviness|height tallness|likely probable
+possible feasible|often frequently regularly|always constantly|never not-ever|usually typically|also additionally too
+however but yet|because since as|therefore thus hence|so therefore|if provided-that assuming|when once while
+after following|before prior-to|during throughout|about regarding concerning|around approximately roughly
 between among|within inside|only just merely|first initial|last final|next following subsequent|left remaining
 contains includes holds|has possesses owns|have possess own|had possessed owned|bought purchased acquired|sold vended
 made produced created|gave handed offered|took grabbed|ate consumed|went traveled headed|got received obtained
 found discovered located|wants wishes desires|needs requires|uses utilizes|makes produces|gives offers|takes requires
 eats consumes|buys purchases|sells vends|pays spends|earns gains|works labors|lives resides|runs jogs|plays performs
 return yield|value item entry|list sequence array|function routine method|given supplied specified|check test verify
-string text|input argument parameter|output result|element member item|determine calculate compute find|following below
-which what|statement claim|describe explain characterize|best most-suitable|true correct|false untrue|explain clarify
+string text|input argument parameter|output result|element member item|determine calculate compute find
+following below|which what|statement claim|describe explain characterize|best most-suitable|true correct|false untrue
+explain clarify
 """
 _UNITS = {
     "hours": "hrs", "hour": "hr", "minutes": "mins", "minute": "min", "seconds": "secs", "pounds": "lbs",
@@ -67,7 +69,8 @@ _FUNCTION = {
     "in": ("within", "at"), "on": ("upon", "at"), "for": ("to", "towards"), "to": ("towards", "for"),
     "and": ("as well as", "plus"), "with": ("having", "using"), "that": ("which", ""), "is": ("was", "remains"),
     "are": ("were", "remain"), "he": ("this person", "they"), "she": ("this person", "they"), "his": ("their", "the"),
-    "her": ("their", "the"), "they": ("these people", "all"), "will": ("would", "is going to"), "by": ("via", "through"),
+    "her": ("their", "the"), "they": ("these people", "all"), "by": ("via", "through"),
+    "will": ("would", "is going to"),
     "at": ("in", "by"), "from": ("out of", "of"), "it": ("this", "that"), "be": ("become", "get"), "did": ("had", ""),
     "does": ("will", ""), "do": ("will", ""), "then": ("afterwards", ""), "there": ("here", ""), "per": ("each", "a"),
 }  # fmt: skip
@@ -77,9 +80,26 @@ _PHRASES = (
     ("If ", "Suppose "), ("in total", "altogether"), ("a day", "every day"), ("each day", "daily"), ("Let ", "Set "),
     ("Calculate", "Work out"), ("Find ", "Determine "), ("n't ", " not "), ("What ", "Name what "),
 )  # fmt: skip
-_NAMES = (
-    "Alba Bruno Carla Dario Edna Fabio Greta Hugo Irma Jonas Karla Lorenz Mirka Nils Olga Pavel Quentin Rosa".split()
-)
+_NAMES = [
+    "Alba",
+    "Bruno",
+    "Carla",
+    "Dario",
+    "Edna",
+    "Fabio",
+    "Greta",
+    "Hugo",
+    "Irma",
+    "Jonas",
+    "Karla",
+    "Lorenz",
+    "Mirka",
+    "Nils",
+    "Olga",
+    "Pavel",
+    "Quentin",
+    "Rosa",
+]
 _SPELT = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z\"'(])")
 _DOLLARS = re.compile(r"\$(\d[\d,.]*\d|\d)")
@@ -88,7 +108,7 @@ _DEFINED = re.compile(r"\b(?:def|class)\s+([A-Za-z_]\w*)|\b([A-Za-z_]\w*)\s*=[^=
 
 def _synonyms() -> Mapping[str, tuple[str, ...]]:
     table: dict[str, set[str]] = {}
-    for group in _GROUPS.replace("\n", "|").split("|"):
+    for group in _GROUPS.strip().replace("\n", "|").split("|"):
         words = [word.replace("-", " ") for word in group.split()]
         for word in words:
             table.setdefault(word, set()).update(other for other in words if other != word)
@@ -103,7 +123,8 @@ class Rates:
     """How likely each word, phrase or sentence is to be edited, in [0, 1].
 
     Args:
-        synonym, function, foreign, drop: of each word; `foreign` puts a word of other texts in its place.
+        synonym, function, foreign, drop, insert: of each word; `foreign` puts a word of other texts in its place,
+            `insert` one after it.
         phrase, unit, number: of each place where the rule applies.
         clause, merge: of each sentence, to swap its clauses and to be joined to the next.
         rename: of the whole text, to give its people other names.
@@ -113,6 +134,7 @@ class Rates:
     function: float
     foreign: float
     drop: float
+    insert: float
     phrase: float
     unit: float
     number: float
@@ -121,8 +143,8 @@ class Rates:
     rename: float
 
 
-LIGHT = Rates(0.3, 0.15, 0.08, 0.03, 0.4, 0.2, 0.15, 0.15, 0.15, 0.05)
-HEAVY = Rates(0.7, 0.4, 0.3, 0.1, 0.8, 0.4, 0.3, 0.4, 0.3, 0.1)
+LIGHT = Rates(0.3, 0.15, 0.08, 0.03, 0.02, 0.4, 0.2, 0.1, 0.15, 0.15, 0.05)
+HEAVY = Rates(0.9, 0.6, 0.55, 0.15, 0.15, 0.8, 0.4, 0.2, 0.5, 0.3, 0.1)
 
 
 @dataclass(frozen=True)
@@ -157,7 +179,7 @@ class Copyist:
 
     def _between(self, kind: Kind) -> Rates:
         """Light: from nothing to LIGHT; heavy: from LIGHT to HEAVY. Rewriters differ in how far they go."""
-        low, high = (Rates(*[0.0] * 10), LIGHT) if kind == "light" else (LIGHT, HEAVY)
+        low, high = (Rates(*[0.0] * 11), LIGHT) if kind == "light" else (LIGHT, HEAVY)
         share = self.generator.uniform(0.4, 1.0)
         pairs = zip(vars(low).values(), vars(high).values(), strict=True)
         return Rates(*[start + share * (end - start) for start, end in pairs])
@@ -227,6 +249,8 @@ class Copyist:
         for start, end in reversed(token_spans(text)):
             word = text[start:end]
             other = self._other_word(word, rates)
+            if self.foreign and self.generator.random() < rates.insert:
+                other = f"{other} {self.foreign[int(self.generator.integers(len(self.foreign)))]}"
             if other != word:
                 other = f"{other[:1].upper()}{other[1:]}" if word[0].isupper() else other
                 text = f"{text[:start]}{other}{text[end:]}"

@@ -82,6 +82,8 @@ class SftRlConfig(Section):
     answers: tuple[AnswersOf, ...] = setting((), help="at most one set of each role; any two or three")
     rollout_stage: str = setting("rollouts", help="sources of this stage are the RL rollouts; all others the corpus")
     stratum: str | None = setting(None, help="column of the answers: a category, or a number cut into thirds")
+    strata: Reader | None = setting(None, help="another file that has the stratum (difficulty.parquet), by question")
+    strata_question: str = setting("question_id", help="its column that names the question, as the answers do")
     smallest_stratum: int = setting(20, ge=6, help="a stratum of fewer questions is not tested")
     shortest: int = setting(5, ge=1, help="words; a question with a shorter answer is left out")
     ngram: int = setting(5, ge=2, le=13, help="words of the n-grams whose novelty is measured")

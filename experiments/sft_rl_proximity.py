@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli import run_script
+from common.console import one_line
 from common.errors import ConfigError, UserError
 from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
@@ -80,17 +81,18 @@ def read_answers(settings: SftRlConfig, cache_dir: Path) -> Answered:
     from common.hypotheses import FEWEST_UNITS
 
     found: dict[str, dict[str, str]] = {}
-    strata: dict[str, Any] = {}
+    strata, own = _strata_of(settings, cache_dir), settings.stratum if settings.strata is None else None
     left_out: list[tuple[str, str, str]] = []
     for each in settings.answers:
         found[each.role] = {}
-        for question, text, stratum in _rows_of(each, settings.stratum, cache_dir):
+        for question, text, stratum in _rows_of(each, own, cache_dir):
             reason = _unusable(text, question in found[each.role])
             if reason:
                 left_out.append((each.role, question, reason))
                 continue
             found[each.role][question] = text
-            strata.setdefault(question, stratum)
+            if own:
+                strata.setdefault(question, stratum)
     first, *others = found.values()
     common = [question for question in first if all(question in each for each in others)]
     for role, texts in found.items():
@@ -100,9 +102,35 @@ def read_answers(settings: SftRlConfig, cache_dir: Path) -> Answered:
             f"sft_rl.answers: {len(common)} questions are answered by every model, {FEWEST_UNITS} are needed; check "
             "the columns that sft_rl.answers.N.question names"
         )
+    unknown = next((question for question in common if strata.get(question) is None), None)
+    if settings.stratum and unknown is not None:
+        raise UserError(f"sft_rl.stratum: question '{one_line(unknown, 60)}' has no '{settings.stratum}'")
     texts = {role: [each[question] for question in common] for role, each in found.items()}
     named = _named_strata([strata[question] for question in common]) if settings.stratum else None
     return Answered(common, texts, named, left_out)
+
+
+def _strata_of(settings: SftRlConfig, cache_dir: Path) -> dict[str, Any]:
+    """Strata by question, from a file of their own; empty where the answers have them.
+
+    Raises:
+        UserError: a row cannot be read or lacks a column.
+    """
+    from common.rendering import RowError, as_text, lookup
+    from common.rows import BadRow
+
+    found: dict[str, Any] = {}
+    if settings.strata is None or settings.stratum is None:
+        return found
+    for row in reader_rows(settings.strata, (), cache_dir):
+        if isinstance(row, BadRow):
+            raise UserError(f"sft_rl.strata, row {row.where}: {row.detail}")
+        try:
+            question = as_text(lookup(row.fields, settings.strata_question), settings.strata_question)
+            found.setdefault(question, lookup(row.fields, settings.stratum))
+        except RowError as error:
+            raise UserError(f"sft_rl.strata, row {row.where}: {error}; see sft_rl.strata_question") from error
+    return found
 
 
 def _rows_of(each: AnswersOf, stratum: str | None, cache_dir: Path) -> Iterator[tuple[str, str, Any]]:
@@ -431,18 +459,21 @@ def _draw(job: Job, tests: Sequence[Test]) -> None:
 
 
 def _settings(config: ExperimentConfig) -> Mapping[str, object]:
-    own = keyed_settings(section(config, "sft_rl"), drop=("answers",))
+    own = keyed_settings(section(config, "sft_rl"), drop=("answers", "strata"))
+    strata = config.sft_rl.strata
     answers = [
         {**keyed_settings(each, drop=("reader",)), "reader": keyed_reader(each.reader)}
         for each in config.sft_rl.answers
     ]
     similarity = {name: value for name, value in keyed_settings(config.similarity).items() if name in SIMILARITY}
-    return {**own, "answers": answers, "similarity": similarity}
+    return {**own, "answers": answers, "similarity": similarity, "strata": strata and keyed_reader(strata)}
 
 
 def _content(config: ExperimentConfig, cache_dir: Path) -> Mapping[str, str]:
     check_settings(section(config, "sft_rl"))
-    return {f"answers:{each.role}": reader_content(each.reader, cache_dir) for each in config.sft_rl.answers}
+    found = {f"answers:{each.role}": reader_content(each.reader, cache_dir) for each in config.sft_rl.answers}
+    strata = config.sft_rl.strata
+    return found if strata is None else {**found, "strata": reader_content(strata, cache_dir)}
 
 
 SFT_RL = Stage(

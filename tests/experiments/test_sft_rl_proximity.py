@@ -229,6 +229,16 @@ def test_numbers_are_cut_into_thirds(tmp_path):
     assert found.strata == ["low"] * 4 + ["middle"] * 4 + ["high"] * 4
 
 
+def test_difficulty_may_come_from_a_file_of_its_own(tmp_path):
+    sets = tuple(answers(tmp_path, role, answer_texts(role, 12)) for role in ("sft", "rl"))
+    path = write(tmp_path / "difficulty.jsonl", [{"question_id": f"q{n}", "difficulty": n / 12} for n in range(12)])
+    settings = SftRlConfig(answers=sets, stratum="difficulty", strata=FilesReader(paths=(path,)))
+    assert read_answers(settings, tmp_path).strata == ["low"] * 4 + ["middle"] * 4 + ["high"] * 4
+    write(tmp_path / "difficulty.jsonl", [{"question_id": "q0", "difficulty": 0.5}])
+    with pytest.raises(UserError, match="question 'q1' has no 'difficulty'"):
+        read_answers(settings, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("roles", "settings", "error", "message"),
     [

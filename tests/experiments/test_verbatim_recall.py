@@ -17,6 +17,7 @@ from config import FilesReader, GenerationConfig, SamplingConfig, SourceConfig
 from experiments.settings import ExperimentConfig, RecallConfig, RecallModel
 from experiments.verbatim_recall import RECALL, read_passages, recall_requests
 from tests.models import build_language_model, one_thread, train_to_recite
+from tests.openai_server import Status, prompt_of, saying, serving
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORDS = "river stone lantern winter orchard copper whistle harbour meadow thunder velvet anchor candle forest silver"
@@ -144,6 +145,43 @@ def test_a_chat_model_is_instructed_and_its_echo_is_forgiven(tmp_path, models):
     ]
     scores = score_set(chat, passages, echoes, config).scores  # ty: ignore[invalid-argument-type]
     assert (scores.exact_words >= 5).all()
+
+
+def recites(texts: list[str]):
+    """A server's reply: the passage whose beginning is in the question, word for word; else a refusal."""
+
+    def reply(body) -> str:
+        asked = " ".join(prompt_of(body).split())
+        whole = [" ".join(text.split()) for text in texts]
+        known = [text for text in whole if " ".join(text.split()[:3]) in asked]
+        return known[0] if known else "I do not know this text, sorry."
+
+    return reply
+
+
+def test_any_endpoint_is_asked_and_a_chat_model_that_repeats_the_beginning_is_understood(tmp_path, models):
+    with serving(saying(recites(made_up(10, seed=1)))) as server:
+        generation = GenerationConfig(model="reciter", base_url=server.base_url, api_key_variable="", max_attempts=1)
+        config = make_config(tmp_path, models)
+        config = replace(config, recall=replace(config.recall, models=(RecallModel("endpoint", generation),)))
+        summary = Session(config).run(RECALL).json("summary.json")
+        assert len(server.bodies) == 2 * (10 + 9)
+    levels = {(row["known"], row["length"]): row["whole"] for row in summary["levels"]}
+    assert levels == {(True, 3): 10, (True, 8): 10, (False, 3): 0, (False, 8): 0}
+
+
+def test_answers_that_are_there_are_kept_when_others_fail(tmp_path, models):
+    with serving(saying(recites(made_up(10, seed=1)))) as server:
+        first = " ".join(made_up(10, seed=1)[0].split()[:3])
+        server.rule = lambda body: Status(400, "no") if first in " ".join(prompt_of(body).split()) else None
+        generation = GenerationConfig(model="broken", base_url=server.base_url, api_key_variable="", max_attempts=1)
+        config = make_config(tmp_path, models)
+        config = replace(config, recall=replace(config.recall, models=(RecallModel("endpoint", generation),)))
+        with pytest.raises(UserError, match=r"'endpoint': 36 of 38 completions are there and kept; no answer: 2 http"):
+            Session(config).run(RECALL)
+        server.rule, asked = None, len(server.bodies)
+        Session(config).run(RECALL)
+        assert len(server.bodies) == asked + 2
 
 
 def test_controls_that_share_a_span_with_a_known_passage_are_left_out(tmp_path, models):

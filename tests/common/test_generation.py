@@ -12,6 +12,7 @@ from common.errors import ConfigError, UserError
 from common.generation import (
     Budget,
     Estimate,
+    Purse,
     estimate,
     failures_in_words,
     generate,
@@ -275,6 +276,32 @@ def test_one_budget_for_several_calls(server, settings, cache):
         return [rollouts[0].ok for rollouts in found]
 
     assert asyncio.run(both()) == [True, True, True, False, False, False]
+
+
+def test_one_purse_for_several_models_at_their_own_prices(server, settings, cache):
+    """An answer costs 1 and may have cost 10; of the dear model's, twice that."""
+    purse_limit = 30.0
+
+    async def ask() -> list[int]:
+        purse = Purse(purse_limit)
+        kinds = [replace(priced(settings, 0.0), model=f"m{n}", price_output=n * 1e6, max_cost=None) for n in (1, 2)]
+        asked = [asking(each, *map(str, range(40))) for each in kinds]
+        both = (
+            generate_many(requests, each, cache, budget=Budget(each, purse))
+            for requests, each in zip(asked, kinds, strict=True)
+        )
+        found = await asyncio.gather(*both)
+        answered = [sum(rollout.ok for rollout in rollouts) for rollouts in found]
+        assert purse.spent == answered[0] + 2 * answered[1] <= purse_limit
+        return answered
+
+    answered = asyncio.run(ask())
+    assert 10 <= sum(answered) == len(server.bodies) < 80
+
+
+def test_a_model_without_prices_cannot_share_a_purse(settings):
+    with pytest.raises(ConfigError, match=f"price_output of {settings.model}"):
+        Budget(settings, Purse(1.0))
 
 
 def test_nothing_to_spend_still_answers_from_the_cache(server, settings, cache):

@@ -67,6 +67,7 @@ def test_a_draw_has_a_seed_of_its_own():
 
 
 def test_a_whole_reply():
+    assert answer_of(reply() | {"provider": "Together"}).revision.endswith(" Together")
     answer = answer_of(reply() | {"system_fingerprint": "fp_1"})
     assert (answer.completion, answer.finish_reason) == ("Because.", "stop")
     assert (answer.prompt_tokens, answer.completion_tokens, answer.revision) == (5, 2, "tiny-2 fp_1")

@@ -208,10 +208,10 @@ def hypothesis_section(summary: Row) -> Html:
 def _hypothesis(name: str, found: Sequence[Row]) -> Html:
     if not found:
         return Html("")
-    headers = ("text", "stage", "n", "value (95 %)", "effect size", "Holm p", "at equal length (95 %)", "Holm p, equal",
-               "placebo", "verdict")  # fmt: skip
+    headers = ("text", "stage", "verdict", "n", "value (95 %)", "effect size", "Holm p", "at equal length (95 %)",
+               "Holm p, equal", "placebo")  # fmt: skip
     rows = [_finding(each) for each in found]
-    shown = table(headers, rows, numeric=range(2, 9))
+    shown = table(headers, rows, numeric=range(3, 10))
     return details(TITLES[name], shown) if name == "stages" else join((tag("h3", TITLES[name]), shown))
 
 
@@ -225,6 +225,7 @@ def _finding(each: Row) -> tuple[object, ...]:
     return (
         each["subject"],
         each["stage"],
+        verdict,
         f"{comparison['units']:,}",
         effect(comparison["raw"]),
         ", ".join(size for size in sizes if size),
@@ -232,7 +233,6 @@ def _finding(each: Row) -> tuple[object, ...]:
         effect(held) if held else "",
         p_value(each["p_holm_controlled"]) if held else "",
         effect(placebo["controlled"] or placebo["raw"]) if placebo else "",
-        verdict,
     )
 
 

@@ -470,3 +470,51 @@ def test_the_command_on_our_own_questions(tmp_path, capsys):
         assert words in printed
     assert (tmp_path / "out.csv").read_text(encoding="utf-8").startswith("sample_id,variant,model,corpus_stage,rank")
     assert json.loads(run("--json"))["result"]["questions"] == 20
+
+
+# --- real data -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.realdata
+def test_gsm8ks_test_set_lies_in_its_training_set_as_one_more_of_its_questions(realdata, tmp_path):
+    """Against 2,000 training questions and 2,000 paragraphs of a statistics textbook."""
+    gsm8k = realdata / "benchmarks" / "gsm8k"
+    book = realdata / "corpora" / "openstax" / "introductory-statistics-2e.jsonl.gz"
+    config = Config(
+        name="real",
+        prepare=PrepareConfig(
+            sources=(
+                source("book", str(book), stage="pretrain", take_rows=2_000),
+                source(
+                    "gsm8k_train",
+                    str(gsm8k / "train.jsonl"),
+                    stage="midtrain",
+                    take_rows=2_000,
+                    text=ColumnsText(("question", "answer")),
+                ),
+            )
+        ),
+        embedding=EmbeddingConfig(dimensions=64),
+        similarity=SimilarityConfig(
+            source=source("gsm8k_test", str(gsm8k / "test.jsonl"), text=ColumnsText(("question",))),
+            answers="file",
+            answers_file=str(gsm8k / "example_model_solutions.jsonl"),
+            variants=("question", "answer"),
+            take_questions=300,
+            shuffled_questions=100,
+            permutations=199,
+            bootstraps=100,
+        ),
+        data_dir=str(tmp_path),
+        progress=False,
+    )
+    found = built(config).run(SIMILARITY)
+    there, foreign = verdict(found, "question", "midtrain"), verdict(found, "question", "pretrain")
+    assert 0.3 < there["percentile"] < 0.7
+    assert there["near"]["share"] < 0.15
+    assert foreign["percentile"] > there["percentile"]
+    assert there["pooled_interval"]["high"] < foreign["pooled_interval"]["low"]
+    assert there["near_among"]["share"] < there["percentile"]
+    models = found.json("summary.json")["models"]
+    assert [each["agree"] for each in models] == [each["graded_before"] for each in models]
+    assert all(each["graded_before"] >= 299 for each in models)

@@ -263,40 +263,59 @@ def nearest_chunks(asked: Asked, stored: Stored, settings: BenchmarksConfig) -> 
 
 
 def score_stage(job: Job, asked: Asked, null: Null, stored: Stored, stage: int, bar: Any) -> StageScores:
-    """Score every benchmark, and shuffled copies of its questions, against the chunks of one stage.
+    """Score every benchmark against the chunks of one stage; what a killed run finished is not scored again.
 
     Each goes by itself: the score holds a question against the others that are looked for with it.
     """
     import numpy as np
+    import pyarrow as pa
 
     from common.benchmark_scores import StageScores
 
-    threshold, total = job.config.benchmarks.threshold, len(asked.known)
-    places = stored.of(stage)
+    parts = []
+    for benchmark in null:
+        scratch = f"scratch/scores-{stage}-{benchmark}.parquet"
+        if not job.part.finished(scratch):
+            job.part.write_table(scratch, score_benchmark(job, asked, null[benchmark], stored, stage, benchmark))
+        parts.append(job.part.read_table(scratch))
+        bar.advance(len(parts[-1]))
+    table, total = pa.concat_tables(parts), len(asked.known)
+    places = table["question"].to_numpy()
     values = {name: np.full(total, np.nan) for name in ("probability", "false_positive_rate", *FEATURES)}
+    for name, column in values.items():
+        column[places] = table[name].to_numpy()
     row, answered = np.full(total, -1), np.zeros(total, dtype=bool)
-    passages: dict[int, str] = {}
-    for benchmark in range(len(asked.names)):
-        mine = asked.of(benchmark)
-        if not len(mine):
-            continue
-        scores = score_texts(job, stored, places, asked.wanted(mine))
-        for name in values:
-            own = getattr(scores, name, None)
-            values[name][mine] = scores.features.get(name, np.nan) if own is None else own
-        row[mine] = np.where(scores.document >= 0, stored.rows[places][scores.document], -1)
-        answered[mine] = scores.answer_in_document
-        flagged = np.flatnonzero(scores.probability >= threshold).tolist()
-        passages |= {int(mine[at]): scores.passages[at] for at in flagged}
-        bar.advance(len(mine))
-    false_alarms = {
-        benchmark: (
-            len(copies.questions),
-            int((score_texts(job, stored, places, copies).probability >= threshold).sum()),
-        )
-        for benchmark, copies in null.items()
-    }
-    return StageScores(values, row, answered, passages, false_alarms)
+    row[places], answered[places] = table["chunk_row"].to_numpy(), table["answered"].to_numpy(zero_copy_only=False)
+    passages = dict(zip(places.tolist(), table["passage"].to_pylist(), strict=True))
+    alarms = {benchmark: tuple(part["null"][0].as_py()) for benchmark, part in zip(null, parts, strict=True)}
+    return StageScores(values, row, answered, passages, alarms)
+
+
+def score_benchmark(job: Job, asked: Asked, null: Wanted, stored: Stored, stage: int, benchmark: int) -> pa.Table:
+    """A row for each question of one benchmark; `null`, the same in every row, is how many shuffled copies are flagged.
+
+    Columns: question (its row), chunk_row (of the evidence, -1 for none), answered, passage, and every score.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    mine, places, threshold = asked.of(benchmark), stored.of(stage), job.config.benchmarks.threshold
+    scores = score_texts(job, stored, places, asked.wanted(mine))
+    shuffled = score_texts(job, stored, places, null)
+    missing = np.full(len(mine), np.nan)
+    alarms = [len(null.questions), int((shuffled.probability >= threshold).sum())]
+    return pa.table(
+        {
+            "question": pa.array(mine),
+            "chunk_row": pa.array(np.where(scores.document >= 0, stored.rows[places][scores.document], -1)),
+            "answered": pa.array(scores.answer_in_document),
+            "passage": pa.array(scores.passages, pa.string()),
+            "probability": pa.array(scores.probability),
+            "false_positive_rate": pa.array(scores.false_positive_rate),
+            **{name: pa.array(scores.features.get(name, missing)) for name in FEATURES},
+            "null": pa.array([alarms] * len(mine), pa.list_(pa.int64())),
+        }
+    )
 
 
 Null = Mapping[int, "Wanted"]

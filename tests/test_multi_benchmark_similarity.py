@@ -420,6 +420,37 @@ def test_keys_follow_what_is_asked_and_where_it_is_not(session, folder):
     assert Session(elsewhere).key(CONTAMINATION) == session.key(CONTAMINATION)
 
 
+def test_a_killed_run_goes_on_with_the_benchmark_it_was_at(session, monkeypatch):
+    import common.contamination
+
+    config = replace(session.config, benchmarks=replace(session.config.benchmarks, threshold=0.4))
+    whole, calls = common.contamination.score_questions, []
+
+    def until(most: int):
+        def score(*arguments, **options):
+            calls.append(len(arguments[0]))
+            if len(calls) > most:
+                raise KeyboardInterrupt
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(common.contamination, "score_questions", score)
+
+    until(5)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    calls.clear()
+    until(100)
+    made = run(config).load(CONTAMINATION)
+    # Two calls a benchmark and stage: two of the four were whole.
+    assert len(calls) == 4
+    same = [
+        made.table("questions.parquet").drop_columns(["contaminated"]),
+        session.load(CONTAMINATION).table("questions.parquet").drop_columns(["contaminated"]),
+    ]
+    assert same[0].equals(same[1])
+    assert not any(name.startswith("scratch") for name in made.names())
+
+
 def test_fewer_questions_are_chosen_by_their_ids(folder, session):
     own, chemistry = session.config.benchmarks.benchmarks
     assert isinstance(own, BenchmarkConfig)

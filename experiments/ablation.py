@@ -491,10 +491,13 @@ def print_cells(summary: Mapping[str, Any], console: Console) -> None:
     for cell in done:
         table.add_row(*(as_markup(str(value), 40) for value in _cell_row(cell, kinds)))
     print_whole(console, table)
+    missing: dict[tuple[str, str], list[str]] = {}
     for cell in summary["cells"]:
         if cell["unavailable"] is not None:
-            line = f"{one_line(cell['embedder'])}, {one_line(cell['chunking'])}: not run here: "
-            console.print(Text(line + one_line(cell["unavailable"], 200), "yellow"), soft_wrap=True)
+            missing.setdefault((cell["embedder"], cell["unavailable"]), []).append(cell["chunking"])
+    for (embedder, reason), chunkings in missing.items():
+        line = f"{one_line(embedder)}, {one_line(', '.join(chunkings))}: not run here: {one_line(reason, 200)}"
+        console.print(Text(line, "yellow"), soft_wrap=True)
 
 
 def _cell_row(cell: Mapping[str, Any], kinds: Sequence[str]) -> list[object]:

@@ -207,5 +207,5 @@ def test_the_command_prints_the_table(config, artifact, tmp_path, capsys):
     path.write_text(f"from experiments.settings import *\nfrom config import *\nconfig = {config!r}\n")
     assert run_script("doc", STAGES, [str(path)], present=present) == 0
     printed = capsys.readouterr().out
-    assert "15 questions planted in" in printed and "absent, paragraphs: not run here: " in printed
+    assert "15 questions planted in" in printed and "absent, 40 tokens, paragraphs: not run here: " in printed
     assert "recall@10" in printed and "@1 heavy" in printed

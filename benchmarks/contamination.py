@@ -143,17 +143,12 @@ def peers(queries: Sequence[str], documents: Sequence[str], twin: Int64[np.ndarr
     tfidf = tfidf_scores(queries, documents)
     vectors, embedded = embedded_texts(queries), embedded_texts(documents)
     return [
-        best_of("13-gram, any hit", [ngram_coverage(queries, documents, 13, twin, any_hit=True)], twin),
-        best_of("8-gram, any hit", [ngram_coverage(queries, documents, 8, twin, any_hit=True)], twin),
-        best_of("8-gram, >= 50% covered", [ngram_coverage(queries, documents, 8, twin, least=0.5)], twin),
-        dense_best("TF-IDF 1-2 grams, top-1", lambda start, stop: tfidf(start, stop), len(queries), twin),
+        Measured("13-gram, any hit", *ngram_coverage(queries, documents, 13, twin, any_hit=True)),
+        Measured("8-gram, any hit", *ngram_coverage(queries, documents, 8, twin, any_hit=True)),
+        Measured("8-gram, >= 50% covered", *ngram_coverage(queries, documents, 8, twin, least=0.5)),
+        dense_best("TF-IDF 1-2 grams, top-1", tfidf, len(queries), twin),
         dense_best("potion-base-4m cosine", lambda start, stop: vectors[start:stop] @ embedded.T, len(queries), twin),
     ]
-
-
-def best_of(method: str, values: list[tuple[np.ndarray, np.ndarray]], twin: Int64[np.ndarray, " queries"]) -> Measured:
-    (copies, negatives), *_ = values
-    return Measured(method, copies, negatives)
 
 
 def ngram_coverage(
@@ -327,10 +322,20 @@ def rephrased() -> list[Section]:
         ("rewrite sought among originals", twins.rewritten, twins.originals),
     ):
         section, found = compare(f"rephrased GSM8K, {name}", asked, stands + around, twin, goal=REPHRASED_GOAL)
+        section[1].append(no_twins_line(asked, around, found, twin))
         section[1].extend([*stated_lines(found), null_line(asked, stands + around)])
         sections.append(section)
     copied, _ = compare("verbatim GSM8K", twins.originals, twins.originals + around, twin, goal=VERBATIM_GOAL)
     return [*sections, copied]
+
+
+def no_twins_line(asked: Sequence[str], around: Sequence[str], found: Ours, twin: np.ndarray) -> Line:
+    """Ours with other negatives: the same questions in a corpus that holds no question's twin, so without rivals."""
+    questions = [Question(str(number), text) for number, text in enumerate(asked)]
+    none = score_questions(questions, lambda: around)
+    copies = found.copies["words"]
+    item = Measured("ours, negatives without any twin", copies.score, none.score, copies.document == twin)
+    return lines_of([item])[0][0]
 
 
 def humaneval() -> list[Section]:

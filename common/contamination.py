@@ -162,7 +162,7 @@ def gather(
     idf = {view: first.counts.idf(view) for view in COUNTED}
     places = _nearest(texts, documents, idf, settings.candidates, width, left_out)
     places += _overlapping(first, width)
-    places += _semantic_places(semantic, settings.candidates, left_out)
+    places += _semantic_places(semantic, settings.candidates)
     candidates, found, share = _read_candidates(questions, places, documents, width, left_out)
     vectors = None if semantic is None else _candidate_vectors(semantic, candidates)
     pairs = pair_evidence(texts, candidates, first.decoys(), idf, vectors)
@@ -198,12 +198,14 @@ class _FirstPass:
 
     scans: tuple[OverlapScan, OverlapScan]
     wanted: int
+    decoy_words: int
     counts: FeatureCounts = field(default_factory=lambda: FeatureCounts(COUNTED))
     documents: int = 0
     _keys: Float64[np.ndarray, " sample"] = field(default_factory=lambda: np.empty(0))
     _sample: list[tuple[str, int]] = field(default_factory=list)
 
     def add(self, texts: Sequence[str], block: Passages, generator: np.random.Generator) -> None:
+        """Count some more documents, and their passages."""
         self.counts.add(block)
         for scan in self.scans:
             scan.add(texts)
@@ -219,10 +221,9 @@ class _FirstPass:
         self.documents += len(texts)
 
     def decoys(self) -> Decoys:
-        kept = [(_cut(text, self.counts_words), row) for text, row in self._sample if tokens(text)]
+        """The sample, each cut to the length of a question."""
+        kept = [(_cut(text, self.decoy_words), row) for text, row in self._sample if tokens(text)]
         return Decoys([text for text, _ in kept], np.array([row for _, row in kept], dtype=np.int64))
-
-    counts_words: int = 0
 
 
 def _cut(text: str, words: int) -> str:
@@ -236,7 +237,7 @@ def _first_pass(
 ) -> _FirstPass:
     scans = (OverlapScan(texts, False, NGRAMS), OverlapScan(texts, True, NGRAMS))
     typical = int(np.median([len(tokens(text)) for text in texts])) if texts else 1
-    found = _FirstPass(scans, settings.decoys, counts_words=typical)
+    found = _FirstPass(scans, settings.decoys, typical)
     generator = np.random.default_rng(settings.seed)
     for block in blocks(documents(), BLOCK_WORDS):
         found.add(block, Passages.of(block, width), generator)
@@ -280,9 +281,7 @@ def _overlapping(first: _FirstPass, width: int) -> list[Place]:
     return places
 
 
-def _semantic_places(
-    semantic: SemanticVectors | None, k: int, left_out: Int64[np.ndarray, " questions"]
-) -> list[Place]:
+def _semantic_places(semantic: SemanticVectors | None, k: int) -> list[Place]:
     from common.neighbours import top_k
 
     if semantic is None or not len(semantic.documents) or not len(semantic.questions):

@@ -1,3 +1,5 @@
+"""Contamination scores: against scikit-learn and loops, on planted copies, on nothing, and on shuffled questions."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -84,11 +86,10 @@ def test_passages_cover_every_word(length):
 
 
 def test_the_masked_view_sees_no_difference_between_numbers():
-    first, second = Passages.of(["She ate 12 eggs and 1,500 figs", "She ate twenty five eggs and 3 figs"]), None
-    rows = first.view("masked").counts()
-    assert (rows[[0]] != rows[[1]]).nnz == 0
-    assert (first.view("words").counts()[[0]] != first.view("words").counts()[[1]]).nnz > 0
-    assert second is None
+    both = Passages.of(["She ate 12 eggs and 1,500 figs", "She ate twenty five eggs and 3 figs"])
+    masked, plain = both.view("masked").counts(), both.view("words").counts()
+    assert (masked[[0]] != masked[[1]]).nnz == 0
+    assert (plain[[0]] != plain[[1]]).nnz > 0
 
 
 # --- the search ----------------------------------------------------------------------------------------------

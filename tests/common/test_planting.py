@@ -1,3 +1,5 @@
+"""Planted copies: each kind changes what it says, and nothing else; every copy is where `plant` says."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -132,6 +134,7 @@ def test_surroundings_keep_the_copy_whole():
 
 def test_foreign_words_are_plain_words_each_once():
     assert foreign_words(["The Meadow has meadow grass and meadow mice 12"]) == [
-        *["meadow", "grass", "mice"][:2],
+        "meadow",
+        "grass",
         "mice",
     ]

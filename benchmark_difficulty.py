@@ -103,6 +103,18 @@ def requests_of(config: Config, model: AskedModel, samples: Sequence[Sample]) ->
     return rollout_requests(samples, replace(config, generation=model.generation))
 
 
+def check_keys(models: Sequence[AskedModel]) -> None:
+    """
+    Raises:
+        ConfigError: an endpoint has no key; before anything is asked of the others, and paid for.
+    """
+    from common.openai_engine import api_key, checked_url
+
+    for model in models:
+        if model.remote:
+            api_key(model.generation, checked_url(model.generation.base_url))
+
+
 async def ask_all(
     job: Job, models: Sequence[AskedModel], requests: Mapping[str, Sequence[Request]]
 ) -> dict[str, list[Rollout]]:
@@ -143,7 +155,9 @@ def asked(job: Job) -> list[ModelAnswer]:
     if not samples:
         raise UserError("rollouts.source holds no sample")
     requests = {model.name: requests_of(config, model, samples) for model in models}
-    _say(estimate_line(estimates(models, requests, job.cache_dir)))
+    counted = estimates(models, requests, job.cache_dir)
+    _say(estimate_line(counted))
+    check_keys([model for model in models if counted[model.name].to_send])
     rollouts = asyncio.run(ask_all(job, models, requests))
     refuse_missing(rollouts, config.difficulty.max_missing)
     questions = {sample.id: sample.messages[-1].content for sample in samples}

@@ -219,6 +219,27 @@ def test_a_limit_of_one_model_is_refused(tmp_path, server):
         asked_models(make_config(tmp_path, server, models=(own,)))
 
 
+def test_a_missing_key_of_one_is_noticed_before_the_others_are_asked(tmp_path, server, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ELSEWHERE_KEY", raising=False)
+    keyless = GenerationConfig(model="a", base_url="https://elsewhere.example/v1", api_key_variable="ELSEWHERE_KEY")
+    with pytest.raises(ConfigError, match="ELSEWHERE_KEY is not set"):
+        run(make_config(tmp_path, server, models=("small", keyless)))
+    assert server.bodies == []
+
+
+def test_answers_that_are_all_there_need_no_key(tmp_path, server, monkeypatch):
+    """Another machine, or a year later: the request cache came along, the key did not; not even the server is there."""
+    config = make_config(tmp_path, server)
+    want = run(config)
+    monkeypatch.setattr("common.openai_engine.LOOPBACK", frozenset())
+    keyed = replace(config.generation, api_key_variable="NO_SUCH_KEY")
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    again = replace(config, generation=keyed, difficulty=replace(config.difficulty, irt="2pl", max_missing=0.5))
+    assert run(again)["models"][0]["right"] == want["models"][0]["right"]
+    assert len(server.bodies) == 3 * QUESTIONS
+
+
 def test_the_same_model_twice_has_two_names(tmp_path, server):
     config = make_config(tmp_path, server)
     warm = replace(config.generation, model="small", sampling=SamplingConfig(temperature=1.0))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from common.arrays import ShardedArray
+from common.auc import auc
 from common.contamination import (
     Question,
     SemanticVectors,
@@ -16,7 +19,7 @@ from common.contamination import (
     shuffled_questions,
 )
 from common.contamination_model import ContaminationModel, Labelled, best_pairs, fit_model
-from common.contamination_pairs import PairEvidence, background
+from common.contamination_pairs import RARITY, SHINGLE, SOFT, PairEvidence, background
 from common.contamination_search import FeatureCounts, NearestDocuments
 from common.contamination_words import COUNTED, Passages, number_of, passage_starts, stem, tokens
 from common.planting import plant
@@ -173,6 +176,95 @@ def test_an_equal_question_is_no_rival():
     asked = [*QUESTIONS, Question("again", QUESTIONS[0].text)]
     scores = score_questions(asked, lambda: [QUESTIONS[0].text, *BACKGROUND])
     assert min(scores.probability[0], scores.probability[-1]) > 0.9
+
+
+def lcs(first: list[str], second: list[str]) -> int:
+    """Longest common subsequence by the textbook table."""
+    table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for row, one in enumerate(first):
+        for column, other in enumerate(second):
+            longest = max(table[row][column + 1], table[row + 1][column])
+            table[row + 1][column + 1] = table[row][column] + 1 if one == other else longest
+    return table[-1][-1]
+
+
+def shingles(words: list[str]) -> set[tuple[str, ...]]:
+    return {tuple(words[at : at + SHINGLE]) for at in range(len(words) - SHINGLE + 1)}
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    """Gathered without decoys, so that the questions alone are rivals."""
+    return gather(QUESTIONS, lambda: BACKGROUND, ContaminationConfig(decoys=0))
+
+
+def stem_weights() -> dict[str, float]:
+    """Smoothed inverse frequencies of stems over the corpus, by counting."""
+    documents = [{stem(word) for word in tokens(text)} for text in BACKGROUND]
+    known = set().union(*documents, *({stem(word) for word in tokens(question.text)} for question in QUESTIONS))
+    total = len(BACKGROUND)
+    return {word: np.log((1 + total) / (1 + sum(word in own for own in documents))) + 1 for word in known}
+
+
+@pytest.mark.parametrize(("name", "power"), [("coverage", 1), ("rare", RARITY)])
+def test_coverage_is_the_share_of_the_questions_weight_found_in_the_passage(evidence, name, power):
+    weights = stem_weights()
+    pairs, expected = evidence.candidates, []
+    for question, passage in zip(pairs.question, pairs.passage, strict=True):
+        mine = {stem(word) for word in tokens(QUESTIONS[question].text)}
+        shared = mine & {stem(word) for word in tokens(pairs.texts[passage])}
+        expected.append(sum(weights[word] ** power for word in shared) / sum(weights[word] ** power for word in mine))
+    np.testing.assert_allclose(evidence.pairs.column(name), expected, rtol=1e-4)
+
+
+def test_order_and_runs_are_those_of_loops(evidence):
+    pairs = evidence.candidates
+    for number in range(0, len(pairs.question), 7):
+        mine = [stem(word) for word in tokens(QUESTIONS[pairs.question[number]].text)]
+        other = [stem(word) for word in tokens(pairs.texts[pairs.passage[number]])]
+        order = 2 * lcs(mine, other) / (len(mine) + len(other))
+        runs = len(shingles(mine) & shingles(other)) / len(shingles(mine))
+        assert evidence.pairs.column("order")[number] == pytest.approx(order)
+        assert evidence.pairs.column("runs")[number] == pytest.approx(runs)
+
+
+@pytest.mark.parametrize("name", ["words", "numbers", "coverage"])
+def test_the_rival_is_the_nearest_other_question(evidence, name):
+    """Where two questions have one passage as a candidate, each is at least the other's rival."""
+    pairs, values = evidence.candidates, evidence.pairs.column(name)
+    margin = evidence.pairs.column(f"{name}_over_rival")
+    rival = np.exp(-margin) * (values + SOFT) - SOFT
+    for passage in range(len(pairs.texts)):
+        own = np.flatnonzero(pairs.passage == passage)
+        for number in own:
+            others = values[own[own != number]]
+            assert rival[number] >= (others.max() if len(others) else 0.0) - 1e-4
+
+
+def test_the_best_rival_of_all_is_found_for_one_passage(evidence):
+    weights, pairs = stem_weights(), evidence.candidates
+    stems = [{stem(word) for word in tokens(question.text)} for question in QUESTIONS]
+    for number in range(0, len(pairs.question), 11):
+        there = {stem(word) for word in tokens(pairs.texts[pairs.passage[number]])}
+        shares = [sum(weights[word] for word in own & there) / sum(weights[word] for word in own) for own in stems]
+        own = shares.pop(int(pairs.question[number]))
+        expected = np.log((own + SOFT) / (max(shares) + SOFT))
+        assert evidence.pairs.column("coverage_over_rival")[number] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_character_cosines_are_those_of_scikit_learn(evidence):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    pairs = evidence.candidates
+    texts = [question.text for question in QUESTIONS]
+
+    def grams(text: str) -> list[str]:
+        padded = [f" {word.casefold()} " for word in tokens(text)]
+        return [word[at : at + n] for word in padded for n in (3, 4, 5) for at in range(len(word) - n + 1)]
+
+    vectorizer = TfidfVectorizer(analyzer=grams, sublinear_tf=True).fit([*texts, *pairs.texts])
+    cosines = (vectorizer.transform(texts) @ vectorizer.transform(pairs.texts).T).toarray()
+    np.testing.assert_allclose(evidence.pairs.column("chars"), cosines[pairs.question, pairs.passage], rtol=2e-4)
 
 
 # --- scores --------------------------------------------------------------------------------------------------
@@ -336,3 +428,20 @@ def test_best_pairs_are_those_of_a_loop():
         own = np.flatnonzero(question == number)
         assert pair[number] == (own[scores[own].argmax()] if len(own) else -1)
         assert best[number] == (scores[own].max() if len(own) else -np.inf)
+
+
+@pytest.mark.realdata
+def test_rows_with_other_numbers_find_the_question_they_were_made_from(realdata):
+    """Truth is the original question that stands in each GSM-Hard row's program."""
+    folder = realdata / "benchmarks"
+    lines = (folder / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    parents = [json.loads(line)["question"] for line in lines]
+    rows = [json.loads(line) for line in (folder / "gsm_hard" / "test.jsonl").open(encoding="utf-8")][:150]
+    place = {" ".join(text.split()): number for number, text in enumerate(parents)}
+    parent = np.array([place.get(" ".join(row["code"].split('"""')[1].split()), -1) for row in rows])
+    asked = [Question(str(number), row["input"]) for number, row in enumerate(rows)]
+    with_parent = score_questions(asked, lambda: parents)
+    without = score_questions(asked, lambda: parents, excluded=parent)
+    known = parent >= 0
+    assert (with_parent.document == parent)[known].mean() >= 0.99
+    assert auc(np.concatenate([with_parent.score, without.score]), np.repeat([True, False], len(rows))) >= 0.995

@@ -208,10 +208,10 @@ def hypothesis_section(summary: Row) -> Html:
 def _hypothesis(name: str, found: Sequence[Row]) -> Html:
     if not found:
         return Html("")
-    headers = ("text", "stage", "verdict", "n", "value (95 %)", "effect size", "Holm p", "at equal length (95 %)",
-               "Holm p, equal", "placebo")  # fmt: skip
+    headers = ("text", "stage", "verdict", "n", "value (95 %)", "effect size", "at equal length (95 %)",
+               "Holm p of both", "placebo")  # fmt: skip
     rows = [_finding(each) for each in found]
-    shown = table(headers, rows, numeric=range(3, 10))
+    shown = table(headers, rows, numeric=range(3, 9))
     return details(TITLES[name], shown) if name == "stages" else join((tag("h3", TITLES[name]), shown))
 
 
@@ -229,10 +229,9 @@ def _finding(each: Row) -> tuple[object, ...]:
         f"{comparison['units']:,}",
         effect(comparison["raw"]),
         ", ".join(size for size in sizes if size),
-        p_value(each["p_holm"]),
         effect(held) if held else "",
-        p_value(each["p_holm_controlled"]) if held else "",
-        effect(placebo["controlled"] or placebo["raw"]) if placebo else "",
+        ", ".join(p_value(p) for p in (each["p_holm"], each["p_holm_controlled"]) if p is not None),
+        f"{(placebo['controlled'] or placebo['raw'])['value']:+.3f}" if placebo else "",
     )
 
 

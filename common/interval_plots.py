@@ -114,17 +114,21 @@ def _draw_line_panel(axes: Axes, panel: LinePanel) -> None:
     axes.set_xticks(marks)
 
 
-def draw_dots(panels: Sequence[DotPanel]) -> Figure:
-    """Panels below one another, a row for each dot, its name at the left."""
+def draw_dots(panels: Sequence[DotPanel], columns: int = 1) -> Figure:
+    """Panels with a row for each dot, its name at the left; in several columns, rows have one meaning in all panels."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"font.family": "sans-serif", "font.size": FONT_SIZE}):
-        heights = [max(len(panel.dots), 1) * ROW_HEIGHT + 0.75 for panel in panels]
-        figure = Figure(figsize=(LABEL_WIDTH + 1.3 * PANEL_WIDTH, sum(heights)), layout="constrained")
-        grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
+        heights = [max(len(panel.dots), 1) * ROW_HEIGHT + 0.75 for panel in panels[::columns]]
+        width = 1.3 * PANEL_WIDTH if columns == 1 else 0.6 * PANEL_WIDTH * columns
+        figure = Figure(figsize=(LABEL_WIDTH + width, sum(heights)), layout="constrained")
+        grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
         for place, panel in enumerate(panels):
-            _draw_dot_panel(figure.add_subplot(grid[place]), panel)
+            axes = figure.add_subplot(grid[place // columns, place % columns])
+            _draw_dot_panel(axes, panel)
+            if place % columns:
+                axes.set_yticklabels([])
     return figure
 
 

@@ -408,7 +408,7 @@ def _draw(job: Job, summary: Mapping[str, Any]) -> None:
         copies = found[0]["copies"] if found else 0
         panels.append(DotPanel(f"{kind}: {copies:,} copies", f"MRR@{summary['k']} (95%)", dots, False, (0.0, 1.02)))
     with job.part.write("ablation.png") as path:
-        save(draw_dots(panels), path, "png")
+        save(draw_dots(panels, columns=3), path, "png")
 
 
 def _settings(config: ExperimentConfig) -> Mapping[str, object]:

@@ -111,6 +111,10 @@ def test_charts_hold_what_they_are_given(tmp_path):
     assert axes.get_ylim() == (0.0, 1.0) and [line.get_label() for line in axes.get_lines()] == ["one", "two"]
     assert list(np.asarray(axes.get_lines()[0].get_ydata())) == [0.2, 0.3]
     dots = draw_dots([DotPanel("panel", "x", [Dot("a", 0.2, interval), Dot("b", 3.0, interval, 1, filled=False)])])
+    grid = draw_dots([DotPanel(name, "x", [Dot("a", 0.2, interval)], False, (0, 1)) for name in "abcd"], columns=2)
+    assert [axes.get_title(loc="left") for axes in grid.axes] == list("abcd")
+    assert [bool(axes.get_yticklabels()[0].get_text()) for axes in grid.axes] == [True, False, True, False]
+    assert {axes.get_xlim() for axes in grid.axes} == {(0.0, 1.0)}
     labels = [text.get_text() for text in dots.axes[0].get_yticklabels()]
     assert labels == ["a", "b"]
     for name, figure in (("lines", lines), ("dots", dots)):

@@ -3,8 +3,9 @@
 After BETR (arXiv 2507.12466): a distance says little by itself, since some queries are near to everything; a rank says
 how a chunk stands among all others for that query. `rank_max` is the best rank over the queries (1 is the nearest of
 all chunks), `rank_mean` the mean. Both depend on the size of the corpus and on duplicates in it: compare `percentile`s,
-and remove duplicates first. `rank_max` favours generic chunks, which are near to some query whatever the queries are
-(hubness): show a null of shuffled or unrelated queries beside it.
+and remove duplicates first. Both can favour generic chunks, which are near whatever is asked (hubness): show a null of
+shuffled or unrelated queries beside them. Of the 1% of 58,047 chunks that GSM8K's test set ranks first, 13% by
+`rank_max` and 82% by `rank_mean` are at the top for shuffled questions too (by distance 14%).
 
 A library; `search.py` and the similarity scripts call it. All chunks are ranked for a tile of queries at a time, so
 memory is `SCORE_BYTES` and 16 bytes a chunk for each thread, and the work is the matrix product and a few passes over

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from common.graded_solutions import read_graded, rollouts_of_row
@@ -15,6 +16,7 @@ from common.similarity_texts import (
     Unused,
     agreement,
     answer_entries,
+    cut_to_lengths,
     entries_of,
     first_words,
     parted,
@@ -149,3 +151,15 @@ def test_a_text_is_cut_after_a_word():
     assert word_count("Nine men's morris, played.") == 5
     assert first_words("Nine men", 3) is None
     assert first_words("Nine men", 0) is None
+
+
+def test_held_out_texts_are_cut_to_the_lengths_of_their_class():
+    long = [" ".join(f"w{n}x{place}" for n in range(30)) for place in range(40)]
+    found = cut_to_lengths([long, ["too short", *long[:3]]], np.array([3, 4, 20, 25]), np.array([4, 25]), seed=1)
+    assert [word_count(text) for text in found.texts] == found.words.tolist()
+    for text, label, words in zip(found.texts, found.length_class.tolist(), found.words.tolist(), strict=True):
+        assert words in ((3, 4), (20, 25))[label]
+        assert text.startswith("w0x")
+    assert np.bincount(found.stage).tolist() == [80, 6]
+    kept = found.of(found.stage == 1)
+    assert len(kept.texts) == len(kept.words) == 6

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +77,18 @@ def planted_config(folder: Path, data: str = "data", clustering: ClusteringConfi
         data_dir=str(folder / data),
         progress=False,
     )
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """This process with one thread for BLAS, OpenMP and numba: what a process with more must agree with."""
+    import numba
+    from threadpoolctl import threadpool_limits
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        numba.set_num_threads(before)

@@ -28,7 +28,7 @@ from common.stages import Session
 from config import AdaptiveConfig, ClusteringConfig, EmbeddingConfig
 from embed_chunks import CHUNKS, VECTORS
 from prepare_data import DOCUMENTS
-from tests.planted import MINOR, SMALL, SUBTOPICS, planted_config
+from tests.planted import MINOR, SMALL, SUBTOPICS, on_one_thread, planted_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -426,18 +426,20 @@ Session(planted_config(Path(sys.argv[1]), sys.argv[2], replace(SMALL, fit_rows=2
 
 
 def test_one_and_two_threads_give_the_same_artifact_byte_for_byte(tmp_path):
-    """Fresh processes that share the upstream artifacts: refits, the fill and the joining are all inside."""
+    """A fresh process with two, this one with one; refits, the fill and the joining are all inside."""
     config = session_of(tmp_path).config
-    running = []
-    for threads in ("1", "2"):
-        shutil.copytree(config.data_dir, tmp_path / threads)
-        names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, threads), "PYTHONHASHSEED": threads}
-        command = [sys.executable, "-c", STAGE_RUN, str(tmp_path), threads]
-        running.append(subprocess.Popen(command, cwd=ROOT, env=environment))
-    assert [process.wait() for process in running] == [0, 0]
-    found = [Session(replace(config, data_dir=str(tmp_path / threads))) for threads in ("1", "2")]
-    one, two = (Session(replace(each.config, clustering=replace(SMALL, fit_rows=200))).load(CLUSTERS) for each in found)
+    shutil.copytree(config.data_dir, tmp_path / "two")
+    names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = {**os.environ, **dict.fromkeys(names, "2"), "PYTHONHASHSEED": "2"}
+    process = subprocess.Popen([sys.executable, "-c", STAGE_RUN, str(tmp_path), "two"], cwd=ROOT, env=environment)
+    sessions = [
+        Session(replace(config, data_dir=str(folder), clustering=replace(SMALL, fit_rows=200)), "planted.py")
+        for folder in (config.data_dir, tmp_path / "two")
+    ]
+    with on_one_thread():
+        one = sessions[0].run(CLUSTERS)
+    assert process.wait() == 0
+    two = sessions[1].load(CLUSTERS)
     for name in ("tree.json", "assignments.parquet", "stats.json"):
         assert one.path(name).read_bytes() == two.path(name).read_bytes(), name
     assert load_tree(one).children

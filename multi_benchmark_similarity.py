@@ -462,7 +462,7 @@ def write_pages(job: Job, summary: dict[str, Any], leaks: pa.Table, unreadable: 
     view = contamination_view(summary, leaks, job.config.benchmarks.shown_leaks)
     with job.part.write("heat_map.png") as path:
         save(draw(view), path, "png")
-    page = ContaminationPage(job.config.name, view, summary, tuple(unreadable))
+    page = ContaminationPage(view, summary, tuple(unreadable))
     with job.part.write("contamination.html") as path:
         path.write_text(render(page), encoding="utf-8", newline="\n")
 
@@ -475,7 +475,7 @@ def contamination_settings(config: Config) -> Mapping[str, object]:
     own = keyed_settings(config.benchmarks, drop=("benchmarks", "min_words", "results", "permutations"))
     if not config.benchmarks.benchmarks:
         return {}
-    return {**own, "score": keyed_settings(config.contamination), "name": config.name}
+    return {**own, "score": keyed_settings(config.contamination)}
 
 
 def contamination_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
@@ -505,7 +505,7 @@ def held_out_settings(config: Config) -> Mapping[str, object]:
     """How results are tested; nothing without any."""
     settings = config.benchmarks
     how = {"permutations": settings.permutations, "confidence": settings.confidence, "seed": settings.seed}
-    return {**how, "name": config.name} if settings.results else {}
+    return how if settings.results else {}
 
 
 def held_out_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
@@ -527,7 +527,7 @@ def compute_held_out(job: Job) -> int:
     found = held_out_validation(*tables, read_files(FilesReader(paths=settings.results)), settings)
     job.part.write_json("held_out.json", found)
     with job.part.write("held_out.html") as path:
-        path.write_text(render_held_out(job.config.name, found), encoding="utf-8", newline="\n")
+        path.write_text(render_held_out(found), encoding="utf-8", newline="\n")
     return len(found["tests"])
 
 

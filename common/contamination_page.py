@@ -10,6 +10,7 @@ from common.heat_map import heat_map
 from common.html import Html, asset, details, page, table, tag
 from common.leaks import Contamination, cells_table, leak_list, percent, truth_table
 
+TITLE = "Benchmarks in the corpus"
 SHOWN_UNREADABLE = 50
 MEASURES = {"distance": "nearness in equal pools", "probability": "probability of contamination"}
 
@@ -18,7 +19,6 @@ MEASURES = {"distance": "nearness in equal pools", "probability": "probability o
 class ContaminationPage:
     """Everything on the page: what was found, `summary.json`, and the rows that are in the third state."""
 
-    name: str
     found: Contamination
     summary: Mapping[str, Any]
     unreadable: tuple[Mapping[str, Any], ...]
@@ -38,8 +38,7 @@ def render(content: ContaminationPage) -> str:
         id="content",
     )
     footer = tag("footer", tag("p", "Made by corpus-proximity. This page is one file and requests nothing."))
-    title = f"{content.name} · benchmarks in the corpus"
-    return page(title, (_header(content), main, footer), styles=(asset("contamination.css"),))
+    return page(TITLE, (_header(content), main, footer), styles=(asset("contamination.css"),))
 
 
 def _section(identifier: str, title: str, *children: object) -> Html:
@@ -64,8 +63,8 @@ def _header(content: ContaminationPage) -> Html:
     return tag(
         "header",
         tag("a", "Skip to the content", href="#content", class_="skip"),
-        tag("p", "Benchmarks in the corpus", class_="eyebrow"),
-        tag("h1", content.name),
+        tag("p", "Contamination", class_="eyebrow"),
+        tag("h1", TITLE),
         tag("dl", *entries, class_="tiles"),
         tag("nav", tag("ul", *items), aria_label="Sections"),
     )
@@ -113,11 +112,10 @@ def _truth(found: Contamination) -> Html:
 # --- held-out validation -------------------------------------------------------------------------------------
 
 
-def render_held_out(name: str, held_out: Mapping[str, Any]) -> str:
+def render_held_out(held_out: Mapping[str, Any]) -> str:
     """The page of a held-out validation."""
-    eyebrow = tag("p", "Held-out validation", class_="eyebrow")
     body = tag("main", _held_out(held_out), id="content")
-    return page(f"{name} · held-out validation", (tag("header", eyebrow, tag("h1", name)), body))
+    return page("Held-out validation", (tag("header", tag("h1", "Held-out validation")), body))
 
 
 def _held_out(held_out: Mapping[str, Any]) -> Html:

@@ -220,7 +220,6 @@ class Learned:
 
     name: str
     model: ScoreModel
-    words: int
     tried: Mapping[str, float]
 
 
@@ -233,7 +232,7 @@ def learn(encoding: Encoding, labelled: Labelled, questions: Questions) -> Learn
     settings, job = encoding.job.config.scale, encoding.job
     if settings.model == "fasttext":
         with encoding.costs.measured("learning", 0):
-            return Learned("fasttext", fit_fasttext(labelled, seed=settings.seed), 0, {})
+            return Learned("fasttext", fit_fasttext(labelled, seed=settings.seed), {})
     if len(labelled.texts) > MOST_FITTED:
         labelled = labelled.take(np.linspace(0, len(labelled.texts) - 1, MOST_FITTED).astype(np.int64))
     names = ("student", "ngrams") if settings.model == "auto" else (settings.model,)
@@ -248,7 +247,7 @@ def learn(encoding: Encoding, labelled: Labelled, questions: Questions) -> Learn
         best = max(names, key=lambda name: tried[name])
         model = fits[best].model(np.arange(len(labelled.texts)))
     _say(job, "; ".join(f"{name}: rank correlation {rho:.3f} with documents left out" for name, rho in tried.items()))
-    return Learned(best, model, fits[best].words, tried)
+    return Learned(best, model, tried)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +256,6 @@ class _Fit:
 
     model: Callable[[Int64[np.ndarray, " some"]], ScoreModel]
     crossed: Callable[[Int64[np.ndarray, " some"]], Callable[[Int64[np.ndarray, " others"]], Float64[np.ndarray, " n"]]]
-    words: int = 0
 
 
 def _student(encoding: Encoding, labelled: Labelled, questions: Questions) -> _Fit:
@@ -265,7 +263,8 @@ def _student(encoding: Encoding, labelled: Labelled, questions: Questions) -> _F
 
     settings, job = encoding.job.config.scale, encoding.job
     with encoding.costs.measured("counting", settings.word_chunks):
-        names, idf = frequent_words(sample_texts(job.inputs["chunks"], settings.word_chunks), settings.words)
+        most = min(settings.words, settings.words_per_label * len(labelled.texts))
+        names, idf = frequent_words(sample_texts(job.inputs["chunks"], settings.word_chunks), most)
     vectors = encoding.documents("words", names)
     with encoding.costs.measured("learning", 0):
         table = WordTable.of(names, idf, vectors, labelled.texts)
@@ -275,11 +274,7 @@ def _student(encoding: Encoding, labelled: Labelled, questions: Questions) -> _F
         student = data.fit(labelled, rows)
         return lambda others: student.predict_features(data.features[others])
 
-    return _Fit(
-        lambda rows: data.fit(labelled, rows),
-        crossed,
-        len(names),
-    )
+    return _Fit(lambda rows: data.fit(labelled, rows), crossed)
 
 
 def _ngrams(encoding: Encoding, labelled: Labelled, questions: Questions) -> _Fit:
@@ -431,7 +426,7 @@ def _summary(
         },
         "held_out": {"chunks": quality.chunks, "documents": quality.documents},
         "model": learned.name,
-        "words": learned.words,
+        "words": costs.parts["words"].texts if "words" in costs.parts else 0,
         "cross_validated": dict(learned.tried),
         "quality": asdict(quality),
         "speed_up": None if lsa else asdict(gain),

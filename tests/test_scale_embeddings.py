@@ -197,6 +197,11 @@ def test_a_named_model_is_not_compared(folder):
 # --- what is embedded, and what it costs ---------------------------------------------------------------------
 
 
+def test_words_are_limited_by_the_labels(folder):
+    session = run(scaled_config(folder, model="student", words_per_label=1))
+    assert session.load(SCALED).json("summary.json")["words"] == 60
+
+
 def test_only_the_sample_the_words_and_the_questions_are_embedded(tmp_path, monkeypatch):
     from common.embedders import SentenceTransformerEmbedder
 
@@ -271,7 +276,7 @@ Session(scaled_config(Path(sys.argv[1]), seed=77)).run(scale_embeddings.SCALED)
 """
 
 
-def test_a_killed_run_embeds_no_chunk_twice_and_scores_no_shard_twice(done, folder, monkeypatch):
+def test_a_killed_run_embeds_no_chunk_twice_and_ends_as_an_undisturbed_one(done, folder, monkeypatch):
     killed = subprocess.run([sys.executable, "-c", DYING, str(folder)], cwd=ROOT, env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL
     session = Session(scaled_config(folder, seed=77))

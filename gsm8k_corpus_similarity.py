@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from annotate_with_clusters import write_csv
-from cluster_corpus import CLUSTERS
+from annotate_with_clusters import document_numbers, write_csv
+from cluster_corpus import CLUSTERS, chunk_ids
 from common.cli import run_script
 from common.errors import ConfigError, UserError
 from common.keys import keyed_settings
@@ -252,16 +252,18 @@ def hold_out(
 
     from common.dedup import sample_ranks
 
-    settings, tables = job.config.similarity, job.inputs["chunks"].tables("chunks-*.parquet", ["doc_id"])
-    ids = np.array([each for table in tables for each in table["doc_id"].to_pylist()], dtype=object)[rows]
+    settings, chunks = job.config.similarity, job.inputs["chunks"]
+    document = document_numbers(chunks)[rows]
+    ids = [each for table in chunks.tables("chunks-*.parquet", ["doc_id"]) for each in table["doc_id"].to_pylist()]
     held_out, firsts = np.zeros(len(rows), dtype=bool), []
     for number in range(stages):
         mine = np.flatnonzero(stage == number)
-        documents, first, which = np.unique(ids[mine].astype(str), return_index=True, return_inverse=True)
+        documents, first = np.unique(document[mine], return_index=True)
+        names = [ids[row] for row in rows[mine[first]].tolist()]
         count = min(settings.null_texts, int(HELD_OUT_SHARE * len(documents)))
-        chosen = np.argsort(sample_ranks(settings.seed, "held out", documents.tolist()), kind="stable")[:count]
-        held_out[mine[np.isin(which, chosen)]] = True
-        firsts.append(mine[first[np.sort(chosen)]])
+        chosen = np.sort(np.argsort(sample_ranks(settings.seed, "held out", names), kind="stable")[:count])
+        held_out[mine[np.isin(document[mine], documents[chosen])]] = True
+        firsts.append(mine[first[chosen]])
     return held_out, tuple(firsts)
 
 
@@ -481,7 +483,7 @@ def chunk_score_table(
     names = pa.array([entry.sample_id for entry in measured.entries], pa.string())
     return pa.table(
         {
-            "chunk_id": chunk_columns(job, corpus.rows[kept])["chunk_id"],
+            "chunk_id": pa.array(chunk_ids(job.inputs["chunks"]), pa.string()).take(pa.array(corpus.rows[kept])),
             "corpus_stage": stages,
             **{name: pa.array(values) for name, values in scores.items()},
             **{f"{name}_percentile": pa.array((scores[name] - 1) / len(kept)) for name in ("rank_max", "rank_mean")},
@@ -504,7 +506,7 @@ def chunk_scores(
     from common.similarity import nearest_query
     from ranking import rank_scores
 
-    chunks = SelectedRows(corpus.stored, kept)
+    chunks = corpus.stored if len(kept) == len(corpus.stored) else SelectedRows(corpus.stored, kept)
     near = nearest_query(chunks, queries, settings.metric)
     ranks = rank_scores(chunks, queries, settings.metric, exact=True)
     scores = {"distance": near.distance, "rank_max": ranks.rank_max.astype(np.int64), "rank_mean": ranks.rank_mean}

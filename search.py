@@ -237,7 +237,8 @@ def _ranked_rows(
     if not len(queries):
         none, real = np.empty(0, np.int64), np.empty(0)
         return RankedRows(none, none, none.astype(np.int32), real, real, none, real.astype(np.float32))
-    scores = rank_scores(SelectedRows(stored, kept), queries, settings.metric, exact=True, threads=settings.threads)
+    distinct = stored if len(kept) == len(stored) else SelectedRows(stored, kept)
+    scores = rank_scores(distinct, queries, settings.metric, exact=True, threads=settings.threads)
     values = scores.rank_max if settings.aggregation_strategy == "rank_max" else scores.rank_mean
     members = [np.flatnonzero(groups[kept] == label) for label in np.unique(groups)]
     chosen = [mine[best_first(values[mine], settings.k)] for mine in members]

@@ -279,7 +279,8 @@ def _split_half(
     half = np.divide(shared, scale, out=np.full_like(shared, np.nan), where=scale > 1e-12)
     half = _row_means(half)
     times = scores.shape[1] / int(halves[0, :, 0].sum())
-    return times * half / (1 + (times - 1) * half)
+    # Halves that contradict each other have no reliability below -1 that would mean anything.
+    return np.clip(times * half / np.maximum(1 + (times - 1) * half, 1e-9), -1.0, 1.0)
 
 
 def _alpha(

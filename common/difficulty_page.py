@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from common.html import Html, details, page, shorten, table, tag
@@ -50,6 +51,10 @@ def trust_lines(summary: Mapping[str, Any]) -> Iterator[str]:
             f"halves, alpha {found['alpha']:.2f} ({ends(found['alpha_interval'])}): how well {models} other models of "
             f"this kind would order the questions{needed}"
         )
+        if found["split_half"] > 0:
+            # Spearman's attenuation: an observed correlation is the true one times the root of the reliability.
+            seen = sqrt(found["split_half"])
+            yield f"whatever goes with difficulty is seen weakened: a correlation at about {seen:.2f} of its size"
     told = [each for each in summary["left_out"] if each["auc"] is not None]
     if told and models > 1:
         shown = ", ".join(f"{each['model']} {each['auc']:.2f}" for each in told)

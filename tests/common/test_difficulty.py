@@ -141,6 +141,15 @@ def test_reliability_is_the_correlation_with_other_models_of_the_same_kind():
     assert found.alpha == pytest.approx(real, abs=0.02)
 
 
+def test_its_root_is_how_much_of_a_correlation_is_left():
+    draw = np.random.default_rng(4)
+    true = expit(1.5 * draw.standard_normal(20_000))
+    scores = (draw.random((20_000, 4)) < true[:, None]).astype(float)
+    found = reliability(scores, bootstraps=99)
+    assert found is not None
+    assert pearsonr(scores.mean(axis=1), true).statistic == pytest.approx(np.sqrt(found.split_half), abs=0.01)
+
+
 def test_its_interval_covers_it_about_as_often_as_it_says():
     truth = reliability(simulated(60_000, 4, seed=1), bootstraps=99)
     assert truth is not None
@@ -166,6 +175,14 @@ def test_answers_of_chance_have_no_reliability():
     assert found is not None
     assert abs(found.split_half) < 0.1
     assert found.needed is None or found.needed > 100
+
+
+def test_halves_that_contradict_each_other_stay_finite():
+    first = np.arange(20) % 2
+    found = reliability(np.column_stack([first, 1 - first, first]).astype(float), bootstraps=99)
+    assert found is not None
+    assert -1 <= found.split_half_interval.low <= found.split_half <= 0
+    assert found.needed is None
 
 
 def test_questions_with_a_missing_answer_are_left_out():

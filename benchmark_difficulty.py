@@ -426,6 +426,12 @@ def present(session: Session, args: Namespace) -> object:
     return summary
 
 
+def next_command(session: Session) -> str:
+    """Contamination by this difficulty; where the config names no scores, with a place for them."""
+    flags = () if session.config.strata.proximity is not None else ("strata.proximity=SCORES",)
+    return session.command("stratified_contamination.py", *flags)
+
+
 def _estimate(session: Session, args: Namespace) -> dict[str, Any]:
     config, cache_dir = session.config, session.store.cache_dir
     models = asked_models(config)
@@ -469,6 +475,6 @@ if __name__ == "__main__":
             arguments=arguments,
             present=present,
             runs_stages=lambda args: not args.estimate,
-            next_command=lambda session: session.command("stratified_contamination.py"),
+            next_command=next_command,
         )
     )

@@ -67,7 +67,7 @@ from config import ContaminationConfig
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Float64, Int64
 
-FALSE_POSITIVES, BOOTSTRAPS, SEED = 0.01, 1_000, 42
+FALSE_POSITIVES, BOOTSTRAPS, SEED = 0.01, 500, 42
 REPHRASED_GOAL, VERBATIM_GOAL, HARD_GOAL = 0.95, 1.0, 0.999
 ASKED = {"GSM8K train": 1_600, "MMLU": 1_200, "ARC": 1_000, "MATH-500": 400, "Python functions": 800}
 FITTED_KINDS: tuple[Kind, ...] = ("verbatim", "digits", "light", "heavy", "heavy", "truncated")
@@ -138,27 +138,26 @@ def lines_of(
 # --- the peers -----------------------------------------------------------------------------------------------
 
 
-def peers(queries: Sequence[str], documents: Sequence[str], twin: Int64[np.ndarray, " queries"]) -> list[Measured]:
-    """What is usually done, on the same questions, corpus and twins (`twin`: row of each one's copy, -1 for none)."""
+def peers(
+    queries: Sequence[str], documents: Sequence[str], twin: Int64[np.ndarray, " queries"], vectors: SemanticVectors
+) -> list[Measured]:
+    """What is usually done, on the same questions, corpus, twins (rows of `documents`) and vectors."""
     tfidf = tfidf_scores(queries, documents)
-    vectors, embedded = embedded_texts(queries), embedded_texts(documents)
+    thirteen, eight = (ngram_coverage(queries, documents, n, twin) for n in (13, 8))
+    embedded = np.asarray(vectors.documents)
     return [
-        Measured("13-gram, any hit", *ngram_coverage(queries, documents, 13, twin, any_hit=True)),
-        Measured("8-gram, any hit", *ngram_coverage(queries, documents, 8, twin, any_hit=True)),
-        Measured("8-gram, >= 50% covered", *ngram_coverage(queries, documents, 8, twin, least=0.5)),
+        Measured("13-gram, any hit", *((share > 0).astype(float) for share in thirteen)),
+        Measured("8-gram, any hit", *((share > 0).astype(float) for share in eight)),
+        Measured("8-gram, >= 50% covered", *(np.where(share >= 0.5, share, 0.0) for share in eight)),
         dense_best("TF-IDF 1-2 grams, top-1", tfidf, len(queries), twin),
-        dense_best("potion-base-4m cosine", lambda start, stop: vectors[start:stop] @ embedded.T, len(queries), twin),
+        dense_best(
+            "potion-base-4m cosine", lambda start, stop: vectors.questions[start:stop] @ embedded.T, len(queries), twin
+        ),
     ]
 
 
 def ngram_coverage(
-    queries: Sequence[str],
-    documents: Sequence[str],
-    n: int,
-    twin: Int64[np.ndarray, " queries"],
-    *,
-    any_hit: bool = False,
-    least: float = 0.0,
+    queries: Sequence[str], documents: Sequence[str], n: int, twin: Int64[np.ndarray, " queries"]
 ) -> tuple[Float64[np.ndarray, " queries"], Float64[np.ndarray, " queries"]]:
     """Share of each query's n-grams in its best document: over all of them, and without its twin."""
     grams = [_ngrams(text, n) for text in queries]
@@ -177,7 +176,6 @@ def ngram_coverage(
             best[0, number] = max(best[0, number], share)
             if row != twin[number]:
                 best[1, number] = max(best[1, number], share)
-    best = (best > 0).astype(float) if any_hit else np.where(best >= least, best, 0.0)
     return best[0], best[1]
 
 
@@ -253,12 +251,12 @@ def ours(
     queries: Sequence[str],
     documents: Sequence[str],
     twin: Int64[np.ndarray, " queries"],
+    vectors: SemanticVectors,
 ) -> Ours:
     """Both models on the same evidence."""
     from common.contamination import default_model
 
     asked = [Question(str(number), text) for number, text in enumerate(queries)]
-    vectors = SemanticVectors(embedded_texts(queries), embedded_texts(documents))
     settings = ContaminationConfig()
     models = {name: default_model(with_vectors=name == "vectors") for name in ("words", "vectors")}
     spent, evidence = spent_on(lambda: gather(asked, lambda: documents, settings, vectors))
@@ -306,8 +304,9 @@ def compare(
     title: str, queries: Sequence[str], documents: Sequence[str], twin: np.ndarray, **goal: Any
 ) -> tuple[Section, Ours]:
     """All methods on one set of questions, corpus and twins."""
-    found = ours(queries, documents, twin)
-    results = [*peers(queries, documents, twin), *found.measured(twin)]
+    vectors = SemanticVectors(embedded_texts(queries), embedded_texts(documents))
+    found = ours(queries, documents, twin, vectors)
+    results = [*peers(queries, documents, twin, vectors), *found.measured(twin)]
     lines, raw = lines_of(results, seconds=found.cpu_seconds, **goal)
     return (title, lines, raw), found
 

@@ -149,10 +149,12 @@ def rephrased_gsm8k() -> Twins:
 
 
 def rephrased_humaneval() -> Twins:
-    """Each problem (prompt and solution) and its rewrite."""
+    """Each problem (prompt and solution) and its rewrite; lines that hold no rewrite are left out."""
     rows = rows_of("humaneval/HumanEval.jsonl.gz")
+    originals = [row["prompt"] + row["canonical_solution"] for row in rows]
     rewritten = [row["text"] for row in rows_of("rephrased/humaneval_python_rephrased.jsonl")]
-    return Twins([row["prompt"] + row["canonical_solution"] for row in rows], rewritten)
+    kept = [number for number, text in enumerate(rewritten) if tokens(text)]
+    return Twins([originals[number] for number in kept], [rewritten[number] for number in kept])
 
 
 @dataclass(frozen=True)

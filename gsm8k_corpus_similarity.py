@@ -63,6 +63,8 @@ HELD_OUT_SHARE = 0.2
 # Chunks that count as most like the benchmark when strategies are compared; and how many are named.
 TOP_SHARE, LISTED = 0.01, 20
 FEWEST_CHUNKS = 3
+# Pools below this size are remarked on.
+FEW_CHUNKS = 100
 # Texts with the most verbatim evidence, of each stage, that the report shows.
 EVIDENCE = 10
 NO_DIRECTION = "the embedder knows no part of it"
@@ -230,6 +232,9 @@ def load_corpus(job: Job) -> Corpus:
     chunks, vectors = job.inputs["chunks"], job.inputs["vectors"]
     shards = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])
     stages, stage = stage_groups(chunks, shards)
+    empty = [name for number, name in enumerate(stages) if not (stage == number).any()]
+    if empty:
+        raise UserError(f"stage '{empty[0]}': none of its chunks has a vector; leave its sources out")
     rows, digests = shards.load(), text_digests(chunks)
     held_out, null_rows = hold_out(job, rows, stage, len(stages))
     return Corpus(
@@ -764,6 +769,9 @@ def notes(job: Job, corpus: Corpus, measured: Measured) -> Iterator[str]:
             "lsa: held-out texts took part in the fit of the vectors, and a word that the corpus lacks is not seen; "
             "both move percentiles"
         )
+    size = corpus.pool_size(job.config.similarity)
+    if size < FEW_CHUNKS:
+        yield f"pools hold {size} chunks, as many as the smallest stage has: distances at equal pools are coarse"
     for number in range(len(corpus.stages)):
         facts = stage_facts(corpus, number, measured)
         pairs = zip(facts["length_classes"], facts["null_by_class"], strict=True)

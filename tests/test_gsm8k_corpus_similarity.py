@@ -409,6 +409,27 @@ def test_what_is_missing_is_named(session, tmp_path):
         changed(session, answers_file=foreign).run(SIMILARITY)
 
 
+def test_one_question_and_six_documents_are_enough_to_measure_and_too_few_to_judge(tmp_path):
+    config = make_config(tmp_path, answers="none", variants=("question",), take_questions=1)
+    write(tmp_path / "sft.jsonl", [{"text": text} for text in filler("engine", 6, 3)])
+    config = replace(config, prepare=PrepareConfig(sources=config.prepare.sources[2:]))
+    found = built(config).run(SIMILARITY)
+    (only,) = found.json("summary.json")["verdicts"]
+    assert (only["texts"], only["percentile"], only["near"]) == (1, None, None)
+    assert found.json("summary.json")["hypotheses"] == []
+    notes = " ".join(found.json("summary.json")["notes"])
+    assert "pools hold 5 chunks" in notes
+    assert "have no percentile" in notes
+    assert "<h1>" in found.path("report.html").read_text(encoding="utf-8")
+
+
+def test_a_stage_without_a_vector_is_named(tmp_path):
+    config = make_config(tmp_path, answers="none", variants=("question",))
+    write(tmp_path / "sft.jsonl", [{"text": "?!? --- ..."}])
+    with pytest.raises(UserError, match="stage 'sft': none of its chunks has a vector"):
+        built(config).run(SIMILARITY)
+
+
 def test_places_of_files_are_in_no_key(session, tmp_path):
     elsewhere = tmp_path / "elsewhere.jsonl"
     elsewhere.write_bytes(Path(session.config.similarity.answers_file or "").read_bytes())

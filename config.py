@@ -673,7 +673,7 @@ class ScaleConfig(Section):
     )
     words: int = setting(20_000, ge=1, help="student: the most frequent words, each embedded by itself")
     words_per_label: int = setting(
-        18, ge=1, help="student: but no more for each chunk learned from; a word costs about a sixth of a chunk"
+        18, ge=1, help="student: but no more for each chunk learned from; a word costs about a fifth of a chunk"
     )
     word_chunks: int = setting(50_000, ge=20, help="student: chunks, chosen by hash, in which words are counted")
     folds: int = setting(5, ge=2, help="of the cross-validation, in whole documents")

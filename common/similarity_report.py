@@ -14,7 +14,7 @@ from common.similarity_hypotheses import SIGNIFICANT
 if TYPE_CHECKING:
     from rich.console import Console
 
-NAME_WIDTH = 26
+NAME_WIDTH = 34
 LISTED = 5
 Row = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from common.hypotheses import Draws
-from common.similarity_hypotheses import ALL_MODELS, Scores, Finding, difficulties, family_of
+from common.similarity_hypotheses import ALL_MODELS, Finding, Scores, difficulties, family_of
 from common.similarity_texts import MODEL_ANSWER, Entry
 from common.statistics import holm
 

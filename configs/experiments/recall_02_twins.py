@@ -22,17 +22,17 @@ def passages(name: str, file: str) -> SourceConfig:
     return SourceConfig(name=name, reader=FilesReader(paths=(str(FOLDER / "recall" / file),)), id_column="id")
 
 
-def model(name: str) -> RecallModel:
+def model(name: str, folder: str) -> RecallModel:
     """A local base model, answering greedily."""
     sampling = SamplingConfig(max_tokens=64, temperature=0.0)
-    generation = GenerationConfig(engine="transformers", model=name, format="text", sampling=sampling)
+    generation = GenerationConfig(engine="transformers", model=folder, format="text", sampling=sampling)
     return RecallModel(name=name, generation=generation)
 
 
 config = ExperimentConfig(
     name="recall_02_twins",
     recall=RecallConfig(
-        models=(model("muon"), model("adam")),
+        models=(model("muon", "./runs/muon"), model("adam", "./runs/adam")),
         known=passages("famous", "famous_passages.jsonl"),
         control=passages("nursery", "mother_goose.json"),
     ),

@@ -11,6 +11,7 @@ The data are not in the repository. They are looked for in the folder that CORPU
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from config import (
     ChunkingConfig,
@@ -27,7 +28,7 @@ from experiments.settings import AnswersOf, ExperimentConfig, SftRlConfig
 FOLDER = Path(os.environ.get("CORPUS_PROXIMITY_REALDATA", "."))
 
 
-def answers(role: str, file: str) -> AnswersOf:
+def answers(role: Literal["sft", "rl"], file: str) -> AnswersOf:
     """Answers of one model; the prompt itself says which question it is."""
     reader = FilesReader(paths=(str(FOLDER / "sft" / "alpaca_eval" / file),))
     return AnswersOf(role=role, reader=reader, text=ColumnsText(columns=("output",)), question="instruction")

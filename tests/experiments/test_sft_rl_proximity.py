@@ -13,6 +13,7 @@ import pytest
 
 from common.cli import run_script
 from common.errors import ConfigError, UserError
+from common.quality import raw_words
 from common.stages import Session
 from config import EmbeddingConfig, FilesReader, PrepareConfig, SimilarityConfig, SourceConfig
 from embed_chunks import CHUNKS, VECTORS
@@ -261,3 +262,19 @@ def test_the_command_prints_verdicts(config, summary, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Is RL close to its own rollouts? [rollouts] yes" in printed
     assert "40 questions" in printed and "plot: " in printed and "cached" in printed
+
+
+@pytest.mark.realdata
+def test_two_real_models_answer_the_same_prompts(tmp_path, realdata, monkeypatch):
+    from common.configs import load_config
+
+    monkeypatch.setenv("CORPUS_PROXIMITY_REALDATA", str(realdata))
+    settings = load_config(Path(__file__).parents[2] / "configs/experiments/sft_rl_01_alpaca.py").sft_rl
+    answered = read_answers(settings, tmp_path)
+    assert len(answered.questions) == 805 and len(set(answered.strata or ())) == 5
+    kept, cut = at_equal_length(answered, settings.shortest)
+    assert len(kept.questions) == 773
+    lengths = {role: [len(raw_words(text)) for text in texts_of] for role, texts_of in cut.items()}
+    assert lengths["sft"] == lengths["rl"]
+    whole = {role: np.median([len(raw_words(text)) for text in kept.texts[role]]) for role in ("sft", "rl")}
+    assert whole["rl"] > 1.5 * whole["sft"]

@@ -17,7 +17,7 @@ from config import FilesReader, GenerationConfig, SamplingConfig, SourceConfig
 from experiments.settings import ExperimentConfig, RecallConfig, RecallModel
 from experiments.verbatim_recall import RECALL, read_passages, recall_requests
 from tests.models import build_language_model, one_thread, train_to_recite
-from tests.openai_server import Status, prompt_of, saying, serving
+from tests.openai_server import Server, Status, prompt_of, saying, serving
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORDS = "river stone lantern winter orchard copper whistle harbour meadow thunder velvet anchor candle forest silver"
@@ -159,13 +159,19 @@ def recites(texts: list[str]):
     return reply
 
 
+def asking(config: ExperimentConfig, server: Server) -> ExperimentConfig:
+    """The config with a server in place of its models."""
+    generation = GenerationConfig(
+        model="reciter", base_url=server.base_url, api_key_variable="", max_concurrency=2, max_wait=0.05
+    )
+    return replace(config, recall=replace(config.recall, models=(RecallModel("endpoint", generation),)))
+
+
 def test_any_endpoint_is_asked_and_a_chat_model_that_repeats_the_beginning_is_understood(tmp_path, models):
     with serving(saying(recites(made_up(10, seed=1)))) as server:
-        generation = GenerationConfig(model="reciter", base_url=server.base_url, api_key_variable="", max_attempts=1)
-        config = make_config(tmp_path, models)
-        config = replace(config, recall=replace(config.recall, models=(RecallModel("endpoint", generation),)))
+        config = asking(make_config(tmp_path, models), server)
         summary = Session(config).run(RECALL).json("summary.json")
-        assert len(server.bodies) == 2 * (10 + 9)
+        assert len({prompt_of(body) for body in server.bodies}) == 2 * (10 + 9)
     levels = {(row["known"], row["length"]): row["whole"] for row in summary["levels"]}
     assert levels == {(True, 3): 10, (True, 8): 10, (False, 3): 0, (False, 8): 0}
 
@@ -174,14 +180,13 @@ def test_answers_that_are_there_are_kept_when_others_fail(tmp_path, models):
     with serving(saying(recites(made_up(10, seed=1)))) as server:
         first = " ".join(made_up(10, seed=1)[0].split()[:3])
         server.rule = lambda body: Status(400, "no") if first in " ".join(prompt_of(body).split()) else None
-        generation = GenerationConfig(model="broken", base_url=server.base_url, api_key_variable="", max_attempts=1)
-        config = make_config(tmp_path, models)
-        config = replace(config, recall=replace(config.recall, models=(RecallModel("endpoint", generation),)))
+        config = asking(make_config(tmp_path, models), server)
         with pytest.raises(UserError, match=r"'endpoint': 36 of 38 completions are there and kept; no answer: 2 http"):
             Session(config).run(RECALL)
         asked, server.rule = len(server.bodies), lambda body: None
         Session(config).run(RECALL)
-        assert len(server.bodies) == asked + 2
+        again = {prompt_of(body) for body in server.bodies[asked:]}
+        assert len(again) == 2 and all(first in " ".join(text.split()) for text in again)
 
 
 def test_controls_that_share_a_span_with_a_known_passage_are_left_out(tmp_path, models):

@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,12 +67,13 @@ from config import ContaminationConfig
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Float64, Int64
 
+RECALL = "recall at 1%"
 FALSE_POSITIVES, BOOTSTRAPS, SEED = 0.01, 500, 42
 REPHRASED_GOAL, VERBATIM_GOAL, HARD_GOAL = 0.95, 1.0, 0.999
 ASKED = {"GSM8K train": 1_600, "MMLU": 1_200, "ARC": 1_000, "MATH-500": 400, "Python functions": 800}
 FITTED_KINDS: tuple[Kind, ...] = ("verbatim", "digits", "light", "heavy", "heavy", "truncated")
 AROUND, PAGES = 6_000, 2_000
-COST_DOCUMENTS = (20_000, 80_000)
+COST_DOCUMENTS = (10_000, 30_000)
 
 
 # --- what is measured ----------------------------------------------------------------------------------------
@@ -127,8 +128,8 @@ def lines_of(
         verdict = at_least(found[on], goal if own else None, "", 3 if on == "recall_at_1pct" else 4)
         low, high = found["recall_interval"]
         more = {
-            "recall at 1% FP": f"{found['recall_at_1pct']:.3f} [{low:.3f}, {high:.3f}]",
-            "ROC-AUC": "{:.4f} [{:.4f}, {:.4f}]".format(found["auc"], *found["auc_interval"]),
+            RECALL: f"{found['recall_at_1pct']:.3f} ({low:.3f} to {high:.3f})",
+            "ROC-AUC": "{:.4f} ({:.4f} to {:.4f})".format(found["auc"], *found["auc_interval"]),
             "top-1": "" if found["top_1"] is None else f"{found['top_1']:.3f}",
         }
         lines.append(Line(item.method, verdict, seconds if own else None, more=more))
@@ -149,9 +150,9 @@ def peers(
         Measured("13-gram, any hit", *((share > 0).astype(float) for share in thirteen)),
         Measured("8-gram, any hit", *((share > 0).astype(float) for share in eight)),
         Measured("8-gram, >= 50% covered", *(np.where(share >= 0.5, share, 0.0) for share in eight)),
-        dense_best("TF-IDF 1-2 grams, top-1", tfidf, len(queries), twin),
+        dense_best("TF-IDF, 1-2 grams", tfidf, len(queries), twin),
         dense_best(
-            "potion-base-4m cosine", lambda start, stop: vectors.questions[start:stop] @ embedded.T, len(queries), twin
+            "potion-base-4m", lambda start, stop: vectors.questions[start:stop] @ embedded.T, len(queries), twin
         ),
     ]
 
@@ -274,16 +275,16 @@ def stated_lines(found: Ours) -> list[Line]:
         share = float((negatives.false_positive_rate <= stated).mean())
         kept = float((copies.false_positive_rate <= stated).mean())
         verdict = at_most(share, None, "", 4)
-        more = {"recall at 1% FP": f"{kept:.3f} of copies"}
-        lines.append(Line(f"negatives with a stated rate <= {stated:.0%}", verdict, more=more))
+        more = {RECALL: f"{kept:.3f} of copies"}
+        lines.append(Line(f"negatives, stated <= {stated:.0%}", verdict, more=more))
     probability = np.concatenate([copies.probability, negatives.probability])
     is_copy = np.repeat([True, False], len(copies.probability))
     for low, high in ((0.0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1.01)):
         inside = (probability >= low) & (probability < high)
         if inside.any():
             text = f"{is_copy[inside].mean():.3f}"
-            more = {"recall at 1% FP": f"stated {probability[inside].mean():.3f}, n = {inside.sum():,}"}
-            lines.append(Line(f"copies among scores {low:g} to {min(high, 1):g}", Verdict(text), more=more))
+            more = {RECALL: f"stated {probability[inside].mean():.3f}, n = {inside.sum():,}"}
+            lines.append(Line(f"copies, p {low:g} to {min(high, 1):g}", Verdict(text), more=more))
     return lines
 
 
@@ -292,7 +293,7 @@ def null_line(queries: Sequence[str], documents: Sequence[str]) -> Line:
     asked = [Question(str(number), text) for number, text in enumerate(queries)]
     null = score_questions(shuffled_questions(asked), lambda: documents)
     share = float((null.probability >= 0.5).mean())
-    return Line("null: shuffled questions, probability >= 0.5", at_most(share, 0.01, "", 4))
+    return Line("null, probability >= 0.5", at_most(share, 0.01, "", 4))
 
 
 # --- sections ------------------------------------------------------------------------------------------------
@@ -333,7 +334,7 @@ def no_twins_line(asked: Sequence[str], around: Sequence[str], found: Ours, twin
     questions = [Question(str(number), text) for number, text in enumerate(asked)]
     none = score_questions(questions, lambda: around)
     copies = found.copies["words"]
-    item = Measured("ours, negatives without any twin", copies.score, none.score, copies.document == twin)
+    item = Measured("ours, no twins at all", copies.score, none.score, copies.document == twin)
     return lines_of([item])[0][0]
 
 
@@ -366,8 +367,6 @@ def gsm_hard_parents() -> list[Section]:
 
 def without_masks(rows: Sequence[str], parents: Sequence[str], twin: np.ndarray, found: Ours) -> tuple[Line, float]:
     """Ours with every feature that masks numbers left out of the model."""
-    from dataclasses import replace
-
     from common.contamination import default_model
 
     model = default_model(with_vectors=False)
@@ -455,7 +454,7 @@ def planted_lines(item: Planting) -> list[Line]:
     copies = kinds != ""
     figures = f"{(copies & flagged).sum() / max(flagged.sum(), 1):.3f}"
     more: dict[str, str] = {kind: f"{flagged[kinds == kind].mean():.2f}" for kind in KINDS}
-    lines.append(Line("ours, probability >= 0.5 at prior 0.1: precision", Verdict(figures), more=more))
+    lines.append(Line("precision, p >= 0.5", Verdict(figures), more=more))
     return lines
 
 
@@ -571,12 +570,16 @@ def main() -> int:
     if args.fit:
         return fit()
     wanted = [name for name in SECTIONS if getattr(args, name)] or list(SECTIONS)
+    if args.json:
+        found = [section for name in wanted for section in SECTIONS[name]()]
+        lines = [replace(line, method=f"{title}: {line.method}") for title, lines, _ in found for line in lines]
+        results = {title: raw for title, _, raw in found}
+        return report({"bootstraps": BOOTSTRAPS}, lines, figure="figure", as_json=True, results=results)
     missed = 0
     for name in wanted:
-        for title, lines, raw in SECTIONS[name]():
-            facts = {"section": title, "false positives": FALSE_POSITIVES, "bootstraps": BOOTSTRAPS}
+        for title, lines, _ in SECTIONS[name]():
             figure = "ROC-AUC" if name in ("planted", "gsm_hard") else "figure"
-            missed |= report(facts, lines, figure=figure, as_json=args.json, results=raw)
+            missed |= report({"": title}, lines, figure=figure, as_json=False)
             print(flush=True)
     return missed
 

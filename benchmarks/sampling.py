@@ -61,6 +61,7 @@ SHARES, HELD_OUT, SEED = (0.001, 0.005, 0.01, 0.02), 0.34, 7
 RECALL_GOAL, WORK_GOAL, MAIN_SHARE = 0.8, 20.0, 0.01
 COUNTED_TEXTS, TIMED_CHUNKS, TIMED_WORDS, TIMED_CHEAP = 20_000, 192, 1_024, 4_096
 MMLU_EVERY = 7
+LONGEST = 256  # tokens that MiniLM reads
 SGD_EPOCHS, SGD_PENALTIES = 30, (1e-5, 1e-4, 1e-3)
 
 
@@ -240,15 +241,15 @@ def cpu_each(action: Callable[[], object], texts: int) -> float:
 
 
 def random_minilm(texts: Sequence[str]) -> Callable[[Sequence[str]], object]:
-    """Encode texts by a transformer of MiniLM's shape with random weights, sorted by length, 64 at a time."""
+    """Encode texts by a transformer of MiniLM's shape with random weights, in the batches of the project's embedder."""
     import torch
     from transformers import BertConfig, BertModel
 
+    from common.embedders import PAD_MULTIPLE, token_budget_batches
     from tests.models import train_wordpiece
 
     tokenizer = train_wordpiece(texts, 30_522)
-    tokenizer.enable_truncation(256)
-    tokenizer.enable_padding()
+    tokenizer.enable_truncation(LONGEST)
     shape: dict[str, Any] = {
         "hidden_size": 384,
         "num_hidden_layers": 6,
@@ -258,13 +259,14 @@ def random_minilm(texts: Sequence[str]) -> Callable[[Sequence[str]], object]:
     model = BertModel(BertConfig(vocab_size=tokenizer.get_vocab_size(), **shape)).eval()
 
     def encode(some: Sequence[str]) -> None:
-        ordered = sorted(some, key=len)
+        encoded = [each.ids for each in tokenizer.encode_batch(list(some))]
+        lengths = np.array([len(ids) for ids in encoded])
         with torch.inference_mode():
-            for start in range(0, len(ordered), 64):
-                batch = tokenizer.encode_batch(ordered[start : start + 64])
-                ids, mask = (
-                    torch.tensor([getattr(each, name) for each in batch]) for name in ("ids", "attention_mask")
-                )
+            for rows in token_budget_batches(lengths, EmbeddingConfig().batch_tokens, LONGEST):
+                width = -(-int(lengths[rows].max()) // PAD_MULTIPLE) * PAD_MULTIPLE
+                mask = torch.tensor(np.arange(width) < lengths[rows][:, None]).long()
+                ids = torch.zeros_like(mask)
+                ids[mask.bool()] = torch.tensor([number for row in rows.tolist() for number in encoded[row]])
                 model(input_ids=ids, attention_mask=mask)
 
     return encode

@@ -297,7 +297,7 @@ class BenchmarksConfig(Section):
     """Benchmarks x corpus: which questions are in which training stage, and does nearness predict performance?"""
 
     benchmarks: tuple[str | BenchmarkConfig, ...] = setting((), help="registry names, or benchmarks in full")
-    min_words: int = setting(13, ge=1, help="a question of fewer words is looked for together with its choices")
+    min_words: int = setting(8, ge=1, help="a question of fewer words is looked for together with its choices")
     aggregation_strategy: Literal["distance", "rank_max", "rank_mean"] = setting(
         "distance", help="what chunks are ordered by; ranks are of every chunk for every question"
     )

@@ -75,7 +75,8 @@ def _field(cell: Cell | None, stage: str) -> Html:
         return tag("td", "nothing to score", data_label=stage)
     colour = field_colour(cell.share)
     words = tag("small", f"{cell.contaminated:,} of {cell.questions:,}, {interval_words(cell)}")
-    style = f"background:{colour};color:{ink_on(colour)}"
+    # Where nothing was found the page's own paper shows, dark or light.
+    style = f"background:{colour};color:{ink_on(colour)}" if cell.contaminated else None
     return tag("td", tag("b", percent(cell.share)), words, style=style, data_label=stage)
 
 

@@ -235,8 +235,10 @@ def rate(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A share, with a decimal where a whole number would hide it."""
-    return f"{100 * value:.1f} %" if 0 < value < 0.1 else f"{100 * value:.0f} %"
+    """A share, with a decimal where a whole number would hide it; rounding errors of a zero are zero."""
+    if 1e-9 < value < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * value:.1f} %" if 1e-9 < value < 0.0995 else f"{100 * value:.0f} %"
 
 
 def cells_table(cells: Sequence[Cell]) -> Html:

@@ -49,7 +49,7 @@ def test_clean_questions_can_be_read_as_a_benchmark_again(tmp_path):
         BenchmarkSample("own/2", Question("Which?", ("one", "two"), "B", "choice", "logic", "2")),
         BenchmarkSample("own/3", Question("Leaked?", reference="yes", rule="text", own_id="3")),
     ]
-    table = question_table([(BENCHMARK, sample) for sample in asked], 13)
+    table = question_table([(BENCHMARK, sample) for sample in asked], 8)
     lost = [{"id": "own/4", "reason": "malformed"}]
     assert export_benchmarks(table, {"own/3": ["sft"]}, lost, tmp_path) == (2, 1)
     reader = FilesReader(paths=(str(tmp_path / "own.jsonl"),))

@@ -130,6 +130,7 @@ def test_a_probability_is_never_said_to_be_certain(value, words):
 
 def test_shares_and_rates_in_words():
     assert [percent(value) for value in (0, 0.004, 0.3, 1)] == ["0 %", "0.4 %", "30 %", "100 %"]
+    assert [percent(value) for value in (1e-18, 0.0003, 0.0996)] == ["0 %", "< 0.1 %", "10 %"]
     assert [rate(value) for value in (0.00001, 0.0005, 0.02)] == ["< 0.01 %", "0.05 %", "2 %"]
 
 

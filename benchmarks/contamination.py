@@ -73,7 +73,7 @@ REPHRASED_GOAL, VERBATIM_GOAL, HARD_GOAL = 0.95, 1.0, 0.999
 ASKED = {"GSM8K train": 1_600, "MMLU": 1_200, "ARC": 1_000, "MATH-500": 400, "Python functions": 800}
 FITTED_KINDS: tuple[Kind, ...] = ("verbatim", "digits", "light", "heavy", "heavy", "truncated")
 AROUND, PAGES = 6_000, 2_000
-COST_DOCUMENTS = (10_000, 30_000)
+COST_DOCUMENTS = (40_000, 100_000)
 
 
 # --- what is measured ----------------------------------------------------------------------------------------

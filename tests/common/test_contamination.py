@@ -277,7 +277,8 @@ def test_planted_copies_are_found_and_others_are_not(kind):
     scores = score_questions(QUESTIONS, lambda: planted.documents)
     has = planted.document >= 0
     assert (scores.document[has] == planted.document[has]).mean() >= 0.9
-    assert np.median(scores.probability[has]) > 10 * np.median(scores.probability[~has])
+    # Every question here is the others' template: names, things and numbers are all that tells them apart.
+    assert auc(scores.score, has) > 0.95
     assert (scores.false_positive_rate[~has] > 0.01).mean() > 0.9
 
 

@@ -573,8 +573,8 @@ class StrataConfig(Section):
 
     proximity: str | FilesReader | HubReader | None = setting(
         None,
-        help="a score for each question and stage: `similarity` or `contamination` (this config's own artifact), a file, "
-        "or an artifact's folder",
+        help="a score for each question and stage: `similarity` or `contamination` (this config's own artifact), "
+        "a file, or an artifact's folder",
     )
     id_column: str | None = setting(None, help="None: the first of question_id, sample_id, id")
     stage_column: str | None = setting(None, help="None: the first of stage, corpus_stage, where there is one")

@@ -206,9 +206,9 @@ def build_language_model(
 def train_to_recite(folder: Path, texts: Iterable[str], *, steps: int = 150, seed: int = 0) -> Path:
     """Train a model of `build_language_model` on a few texts until it says them by heart; seconds on one core."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     rows = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
     width = max(map(len, rows))
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def planted_config(folder: Path, data: str = "data", clustering: ClusteringConfi
 
 
 @contextmanager
-def on_one_thread() -> Iterator[None]:
+def on_one_thread() -> Generator[None]:
     """This process with one thread for BLAS, OpenMP and numba: what a process with more must agree with."""
     import numba
     from threadpoolctl import threadpool_limits

@@ -277,7 +277,7 @@ def test_a_local_model_is_asked_beside_the_endpoint(tmp_path, server):
 # --- death ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_was_ended_goes_on_and_asks_nothing_twice(tmp_path, server, blow):
     """Only what was on its way may be asked again: four calls of each model."""
     server.delay = 0.1

@@ -76,6 +76,7 @@ def test_rows_of_few_documents_have_wider_intervals():
     assert widths[0] > 2 * widths[1]
 
 
+@pytest.mark.slow
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     truth = measure_quality(*scores(60_000, seed=50), np.arange(60_000), draws=2).recalls[1].recall
     hits = 0

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = SplitParameters("hdbscan", 20, 10, 15, 8, "cosine", 42)
 ENGINES: list[Engine] = ["hdbscan", "sklearn", "fast_hdbscan", "evoc"]
 # In a fresh installation evoc first compiles itself, for a minute or two.
-EACH = [*ENGINES[:3], pytest.param("evoc", marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(600)]
+EACH = [*ENGINES[:3], pytest.param("evoc", marks=SLOW)]
 
 
 def planted(each: int = 60, topics: int = 4, dims: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +107,8 @@ print(json.dumps([found.labels.tolist(), found.strength.tolist()]))
 """
 
 
-@pytest.mark.parametrize("engine", EACH)
+# Processes compile anew: hdbscan alone on every run, the others with `-m slow`.
+@pytest.mark.parametrize("engine", ["hdbscan", *(pytest.param(name, marks=SLOW) for name in ENGINES[1:])])
 def test_fresh_processes_at_one_and_two_threads_agree_byte_for_byte(engine, tmp_path):
     """Structureless points as well, on which a race would show."""
     engine_or_skip(engine)

@@ -175,7 +175,7 @@ def test_no_number_of_rows_crashes(floor):
     draw = np.random.default_rng(0)
     vectors = draw.normal(size=(60, 8)).astype(np.float32)
     settings = ClusteringConfig(min_cluster_size_floor=floor, min_cluster_size_root=floor, silhouette_threshold=1.0)
-    sizes = range(1, 61) if floor == 2 else (1, 2, 19, 20, 21, 60)
+    sizes = (*range(1, 13), 19, 27, 40, 60) if floor == 2 else (1, 2, 19, 20, 21, 60)
     for n in sizes:
         root = grow(vectors[:n], settings).root
         validate(root)
@@ -256,13 +256,14 @@ print(json.dumps(to_json(grow(np.load(sys.argv[1]), ClusteringConfig(**json.load
 
 def test_a_fresh_process_with_two_threads_agrees_with_one_thread_here_byte_for_byte(tmp_path):
     np.save(tmp_path / "v.npy", planted(each=25)[0])
-    settings = {"base_pct": 0.1, "silhouette_threshold": 0.9, "max_depth": 2}
+    settings = ClusteringConfig(base_pct=0.1, silhouette_threshold=0.9, max_depth=2)
+    given = json.dumps({"base_pct": 0.1, "silhouette_threshold": 0.9, "max_depth": 2})
     names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {**os.environ, **dict.fromkeys(names, "2"), "PYTHONHASHSEED": "2"}
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "v.npy"), json.dumps(settings)]
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "v.npy"), given]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
     with on_one_thread():
-        here = json.dumps(to_json(grow(np.load(tmp_path / "v.npy"), ClusteringConfig(**settings)).root))
+        here = json.dumps(to_json(grow(np.load(tmp_path / "v.npy"), settings).root))
     assert process.communicate()[0].decode().strip() == here
     assert len(json.loads(here)["children"]) > 1
 

@@ -68,7 +68,7 @@ def test_the_mean_over_pools_is_the_expected_distance_to_a_random_subset(tmp_pat
     """Of n rows sorted by distance, the r-th is the nearest of a random m with chance C(n - r, m - 1) / C(n, m)."""
     draw = np.random.default_rng(0)
     rows, queries = draw.normal(size=(60, 6)), draw.normal(size=(5, 6))
-    found = pooled_distances(stored(tmp_path, rows), queries, metric, size=10, pools=3_000, k=2, seed=3)
+    found = pooled_distances(stored(tmp_path, rows), queries, metric, size=10, pools=800, k=2, seed=3)
     distances = np.sort(cdist(queries, rows, {"manhattan": "cityblock"}.get(metric, metric)), axis=1)
     chances = np.array([comb(60 - r, 9) / comb(60, 10) for r in range(1, 61)])
     assert chances.sum() == pytest.approx(1)

@@ -30,6 +30,7 @@ def test_the_mean_is_that_of_all_pairs():
     assert found.low < found.mean < found.high
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_expected_index_about_as_often_as_it_says():
     expected = np.mean([agreement(noisy_runs(6, 0.2, seed)).mean for seed in range(1000, 1060)])
     # A run's quality varies too: some runs are worse than others, and pairs share their runs.

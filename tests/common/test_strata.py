@@ -179,6 +179,7 @@ def test_without_an_interaction_there_are_false_alarms_at_the_stated_rate_only()
     assert (alarms <= MOST_ALARMS).all()
 
 
+@pytest.mark.slow
 def test_contaminated_questions_that_are_easier_to_everybody_raise_no_alarm_within_strata():
     """The ceiling: without strata the same questions seem to gain less, at nearly every draw."""
     within, without = 0, 0

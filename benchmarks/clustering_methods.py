@@ -89,6 +89,13 @@ def adaptive(given: Given) -> Found:
     return _grown(grow_adaptive(given.vectors, AdaptiveSettings(seed=given.seed)))
 
 
+def adaptive_deep(given: Given) -> Found:
+    """A level more than the default: as many as the textbooks' labels have."""
+    from common.adaptive import AdaptiveSettings, grow_adaptive
+
+    return _grown(grow_adaptive(given.vectors, AdaptiveSettings(seed=given.seed, max_depth=4)))
+
+
 def spotify(given: Given) -> Found:
     from common.recursion import grow
     from config import ClusteringConfig
@@ -202,6 +209,7 @@ def umap_hdbscan(given: Given) -> Found:
 
 METHODS: dict[str, Method] = {
     "adaptive": adaptive,
+    "adaptive, 4 levels": adaptive_deep,
     "spotify": spotify,
     "bertopic": bertopic,
     "bertopic tree, given k": bertopic_tree,
@@ -210,7 +218,7 @@ METHODS: dict[str, Method] = {
     "k-means + ward, given k": kmeans_ward,
     "umap5 + hdbscan": umap_hdbscan,
 }
-OURS = ("adaptive", "spotify")
+OURS = ("adaptive", "adaptive, 4 levels", "spotify")
 _NEEDS = {"bertopic": "bertopic", "bertopic tree, given k": "bertopic", "evoc": "evoc"}
 
 
@@ -221,7 +229,7 @@ def why_not(method: str, has_texts: bool) -> str | None:
         return f"{needed} is not installed (uv run --group benchmarks ...)"
     if needed == "bertopic" and not has_texts:
         return "it needs texts"
-    if method == "adaptive" and find_spec("common.adaptive") is None:
+    if method.startswith("adaptive") and find_spec("common.adaptive") is None:
         return "common.adaptive is not there"
     return None
 

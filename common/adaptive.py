@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 HALF = 0.5
 # The root is cut from so many different groupings of its rows, each visited in so many orders: groups are few, so
 # this costs little, and other seeds then end in the same optimum.
-ROOT_STARTS = 6
-GROUP_ORDERS = 10
+ROOT_STARTS = 4
+GROUP_ORDERS = 8
 # Corpora up to so many rows are compared row by row; in larger ones rows are compared within reach of their cells.
 SMALL = 4096
 CELL_RESOLUTION = 8.0
@@ -170,10 +170,11 @@ def find_scales(points: Float32[np.ndarray, "n d"], settings: AdaptiveSettings, 
     """Subjects, topics, and what is finer, of (zoomed) unit rows."""
     wide = around(points, settings)
     near = nearest_rows(points, wide, settings, draw)
-    found: list[Int32[np.ndarray, " n"]] = [subjects(points, wide, near, settings, draw)]
+    graph = neighbour_graph(near)
+    found: list[Int32[np.ndarray, " n"]] = [subjects(points, wide, graph, settings, draw)]
     for level in range(settings.max_depth - 1):
-        graph = neighbour_graph(near, len(points) / settings.resolution_step**level)
-        labels = communities(graph, orders(len(points), settings.orders, draw))
+        finer = replace(graph, whole=len(points) / settings.resolution_step**level)
+        labels = communities(finer, orders(len(points), settings.orders, draw))
         found.append(large(points, labels, settings.min_cluster_size))
     return Scales(nested(points, found, settings.min_share, settings.min_cluster_size), wide, near)
 
@@ -218,12 +219,12 @@ def links(graph: Graph, labels: Int32[np.ndarray, " n"]) -> Float64[np.ndarray, 
 def subjects(
     points: Float32[np.ndarray, "n d"],
     wide: Int64[np.ndarray, "n k"],
-    near: Int64[np.ndarray, "n j"],
+    fine: Graph,
     settings: AdaptiveSettings,
     draw: np.random.Generator,
 ) -> Int32[np.ndarray, " n"]:
     """Communities of wide neighbourhoods, started from small groups of the finer graph: cheaper, a better optimum."""
-    graph, fine = neighbour_graph(wide), neighbour_graph(near)
+    graph = neighbour_graph(wide)
     starts = [grouped(fine, order) for order in orders(len(points), ROOT_STARTS, draw)]
     rough = [from_groups(graph, start, orders(int(start.max()) + 1, GROUP_ORDERS, draw)) for start in starts]
     ranked = np.argsort([-modularity(graph, labels) for labels in rough], kind="stable")[: settings.orders]

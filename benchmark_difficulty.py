@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from common.cli import run_script
+from common.console import say
 from common.errors import ConfigError, UserError
 from common.generation import (
     Budget,
@@ -156,7 +157,7 @@ def asked(job: Job) -> list[ModelAnswer]:
         raise UserError("rollouts.source holds no sample")
     requests = {model.name: requests_of(config, model, samples) for model in models}
     counted = estimates(models, requests, job.cache_dir)
-    _say(estimate_line(counted))
+    say(estimate_line(counted))
     check_keys([model for model in models if counted[model.name].to_send])
     rollouts = asyncio.run(ask_all(job, models, requests))
     refuse_missing(rollouts, config.difficulty.max_missing)
@@ -458,12 +459,6 @@ def _export(source: Path, target: Path) -> None:
         target.write_bytes(source.read_bytes())
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror}") from error
-
-
-def _say(message: str) -> None:
-    from common.console import stderr
-
-    stderr().print(message, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from chunking import chunk_batch, needs_counter, sentence_identity, token_limit
 from common.cli import run_script
+from common.console import say
 from common.errors import CorruptArtifact, UserError
 from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
@@ -224,7 +225,7 @@ def make_embedder(job: Job) -> Embedder:
         return SentenceTransformerEmbedder(settings, _model_id(job.config, job.cache_dir))
     embedder = fitted_lsa(job.part, lambda: sample_texts(job.inputs["chunks"], settings.fit_documents), settings)
     if embedder.dimensions < settings.dimensions:
-        _say(f"lsa: {embedder.dimensions} dimensions instead of {settings.dimensions}: the corpus spans no more")
+        say(f"lsa: {embedder.dimensions} dimensions instead of {settings.dimensions}: the corpus spans no more")
     return embedder
 
 
@@ -301,12 +302,6 @@ def _marker(name: str) -> str:
     return f"scratch/{Path(name).stem}.json"
 
 
-def _say(message: str) -> None:
-    from common.console import stderr
-
-    stderr().print(message, markup=False, soft_wrap=True)
-
-
 def _counts_file(cache_dir: Path, key: str) -> Path:
     return cache_dir / "vectors" / f"{key}.json"
 
@@ -337,7 +332,7 @@ def _finish_vectors(job: Job, embedder: Embedder, names: list[str]) -> int:
     job.part.write_json("stats.json", {**stats, "storage": job.config.embedding.storage})
     job.part.write_json("embedder.json", _description(job, embedder, dimensions))
     if truncated:
-        _say(f"vectors: the model cut {truncated} chunks short; chunking.tokenizer=embedder keeps chunks within it")
+        say(f"vectors: the model cut {truncated} chunks short; chunking.tokenizer=embedder keeps chunks within it")
     return rows
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli import run_script
+from common.console import say
 from common.errors import ConfigError, UserError
 from common.generation import (
     Budget,
@@ -182,7 +183,7 @@ def compute(job: Job) -> int:
     requests = rollout_requests(samples.found, job.config)
     if not requests:
         raise UserError(f"rollouts.source '{source_of(job.config.rollouts).name}' holds no sample")
-    _say(str(estimate(requests, job.config.generation, job.cache_dir)))
+    say(str(estimate(requests, job.config.generation, job.cache_dir)))
     job.part.write_json("unreadable.json", [asdict(row) for row in samples.unreadable])
     job.device = _device(job.config)
     shards = [requests[at : at + SHARD_REQUESTS] for at in range(0, len(requests), SHARD_REQUESTS)]
@@ -277,12 +278,6 @@ def _device(config: Config) -> str:
 
 def _failed_names(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith("failed-")]
-
-
-def _say(message: str) -> None:
-    from common.console import stderr
-
-    stderr().print(message, markup=False, soft_wrap=True)
 
 
 # --- as a table ----------------------------------------------------------------------------------------------
@@ -412,7 +407,7 @@ def _ask(session: Session, args: Namespace) -> dict[str, Any]:
         print(many_lines(rollout.completion or ""))
     if rollout.error:
         raise UserError(f"no answer: {rollout.error.kind}: {rollout.error.message}")
-    _say(_in_words(rollout))
+    say(_in_words(rollout))
     return asdict(rollout)
 
 

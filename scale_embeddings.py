@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli import run_script
+from common.console import say
 from common.errors import UserError
 from common.keys import keyed_settings
 from common.scale_costs import Cost, Costs, speed_up
@@ -229,7 +230,7 @@ def learn(encoding: Encoding, labelled: Labelled, questions: Questions) -> Learn
 
     from common.cheap_scores import cross_predicted, fit_fasttext
 
-    settings, job = encoding.job.config.scale, encoding.job
+    settings = encoding.job.config.scale
     if settings.model == "fasttext":
         with encoding.costs.measured("learning", 0):
             return Learned("fasttext", fit_fasttext(labelled, seed=settings.seed), {})
@@ -246,7 +247,7 @@ def learn(encoding: Encoding, labelled: Labelled, questions: Questions) -> Learn
         }
         best = max(names, key=lambda name: tried[name])
         model = fits[best].model(np.arange(len(labelled.texts)))
-    _say(job, "; ".join(f"{name}: rank correlation {rho:.3f} with documents left out" for name, rho in tried.items()))
+    say("; ".join(f"{name}: rank correlation {rho:.3f} with documents left out" for name, rho in tried.items()))
     return Learned(best, model, tried)
 
 
@@ -297,12 +298,6 @@ def _correlation(first: Float64[np.ndarray, " rows"], second: Float64[np.ndarray
 
     ranks = [rankdata(values) for values in (first, second)]
     return float(np.corrcoef(*ranks)[0, 1]) if all(each.std() > 0 for each in ranks) else 0.0
-
-
-def _say(job: Job, message: str) -> None:
-    from common.console import stderr
-
-    stderr().print(message, markup=False, soft_wrap=True)
 
 
 # --- applying ------------------------------------------------------------------------------------------------

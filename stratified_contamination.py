@@ -129,8 +129,9 @@ def read_results(
     Raises:
         UserError: the rows have none of these, or are of several models and none is named.
     """
+    from common.rendering import has_column
     from common.rows import BadRow
-    from common.strata_rows import ID_COLUMNS, QuestionValue, column_of, has, judged
+    from common.strata_rows import ID_COLUMNS, QuestionValue, column_of, judged
 
     reader = result_reader(given)
     rows = [row for row in reader_rows(reader, (), cache_dir) if not isinstance(row, BadRow)]
@@ -143,7 +144,7 @@ def read_results(
         )
     if model is not None and model not in models:
         raise UserError(f"{given}: no answer of '{model}'; it has {', '.join(models) or 'no column model'}")
-    if any(has(rows[0], column) for column in ("correct", "is_correct", "score")):
+    if any(has_column(rows[0].fields, column) for column in ("correct", "is_correct", "score")):
         name = column_of(rows[0], None, ID_COLUMNS, "results", "name it question_id")
         found = [(row, judged(row, model)) for row in rows]
         return [

@@ -24,6 +24,11 @@ def stderr() -> Console:
     return _console(stderr=True)
 
 
+def say(message: str) -> None:
+    """A line on stderr, as it stands."""
+    stderr().print(message, markup=False, soft_wrap=True)
+
+
 def _console(*, stderr: bool) -> Console:
     import os
     import shutil

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.heat_map import heat_map
-from common.html import Html, asset, details, page, table, tag
+from common.html import Html, asset, details, page, section, table, tag
 from common.leaks import Contamination, cells_table, leak_list, percent, truth_table
 
 TITLE = "Benchmarks in the corpus"
@@ -29,21 +29,16 @@ def render(content: ContaminationPage) -> str:
     found = content.found
     main = tag(
         "main",
-        _section("map", "Share of contaminated questions", _map_note(found), heat_map(found)),
+        section("map", "Share of contaminated questions", _map_note(found), heat_map(found)),
         _truth(found),
-        _section("figures", "Every benchmark in every stage", _figures_note(content), cells_table(found.cells)),
-        _section("leaks", "Leaks, with the evidence", _leaks_note(found), leak_list(found.leaks, found.all_leaks)),
+        section("figures", "Every benchmark in every stage", _figures_note(content), cells_table(found.cells)),
+        section("leaks", "Leaks, with the evidence", _leaks_note(found), leak_list(found.leaks, found.all_leaks)),
         _hubs(content.summary["hubness"]),
         _unreadable(content),
         id="content",
     )
     footer = tag("footer", tag("p", "Made by corpus-proximity. This page is one file and requests nothing."))
     return page(TITLE, (_header(content), main, footer), styles=(asset("contamination.css"),))
-
-
-def _section(identifier: str, title: str, *children: object) -> Html:
-    heading = tag("h2", title, id=f"{identifier}-title")
-    return tag("section", heading, *children, id=identifier, aria_labelledby=f"{identifier}-title")
 
 
 def _header(content: ContaminationPage) -> Html:
@@ -104,7 +99,7 @@ def _truth(found: Contamination) -> Html:
     if not found.truth:
         return Html("")
     note = "Copies of some of these questions were planted in the corpus; this is what became of them."
-    return _section(
+    return section(
         "truth", "What was planted, and what was found", tag("p", note, class_="note"), truth_table(found.truth)
     )
 
@@ -127,7 +122,7 @@ def _held_out(held_out: Mapping[str, Any]) -> Html:
     )
     headers = ("nearness by", "model", "split", "questions", "rho (95 %)", "p", "given length")
     rows = (row for test in held_out["tests"] for row in _test_rows(test))
-    return _section(
+    return section(
         "held-out",
         "Does nearness predict performance?",
         tag("p", note, class_="note"),
@@ -168,7 +163,7 @@ def _hubs(hubs: Mapping[str, Any]) -> Html:
         f"{hubs['largest']:,} ({share}); skewness {hubs['skewness']:.1f}. In chunks-*.parquet `standing` corrects a "
         "chunk's maximum for how similar it is to all questions."
     )
-    return _section("hubs", "Hubs", tag("p", words, class_="note"), tag("p", hubs["largest_chunk"] or "", class_="id"))
+    return section("hubs", "Hubs", tag("p", words, class_="note"), tag("p", hubs["largest_chunk"] or "", class_="id"))
 
 
 def _unreadable(content: ContaminationPage) -> Html:
@@ -183,4 +178,4 @@ def _unreadable(content: ContaminationPage) -> Html:
     shown: Sequence[Mapping[str, Any]] = content.unreadable[:SHOWN_UNREADABLE]
     rows = ((tag("bdi", each["id"]), each["reason"], each["detail"]) for each in shown)
     listed = details(f"Rows that could not be read ({len(shown)} shown)", table(("row", "reason", "detail"), rows))
-    return _section("third", "Neither clean nor contaminated", tag("p", said, class_="note"), listed if shown else "")
+    return section("third", "Neither clean nor contaminated", tag("p", said, class_="note"), listed if shown else "")

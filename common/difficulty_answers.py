@@ -12,7 +12,7 @@ from common.difficulty import Verdict
 from common.errors import ConfigError, UserError
 from common.grading import GradingRule, grade
 from common.outputs import Output, OutputColumns, find_columns, outputs_of
-from common.rendering import RowError, as_text, lookup
+from common.rendering import RowError, as_text, has_column, lookup
 from common.rollouts import Rollout
 from common.rows import Row
 from config import AnnotationConfig, DifficultyConfig
@@ -142,23 +142,17 @@ def answer_columns(row: Row, settings: DifficultyConfig) -> AnswerColumns:
         raise UserError(str(error).replace("annotation.", "difficulty.").replace("outputs,", "answers,")) from error
     if outputs.question is None and not outputs.several:
         raise UserError(f"answers, row {row.where}: nothing says which question it answers; set {_COLUMN['question']}")
-    reference = settings.reference_column or next((name for name in REFERENCE_COLUMNS if _has(row, name)), None)
+    reference = settings.reference_column or next(
+        (name for name in REFERENCE_COLUMNS if has_column(row.fields, name)), None
+    )
     verdicts = outputs.correct or any(each.correct for each in settings.texts)
     if reference is None and not verdicts:
         raise UserError(f"answers, row {row.where}: nothing says what is right; set {_COLUMN['reference']}")
-    level = settings.level_column if settings.level_column and _has(row, settings.level_column) else None
+    level = settings.level_column if settings.level_column and has_column(row.fields, settings.level_column) else None
     return AnswerColumns(outputs, reference, level)
 
 
 _COLUMN = {name: f"difficulty.{name}_column" for name in ("question", "reference")}
-
-
-def _has(row: Row, column: str) -> bool:
-    try:
-        lookup(row.fields, column)
-    except RowError:
-        return False
-    return True
 
 
 def answers_of_row(row: Row, columns: AnswerColumns) -> Iterator[ModelAnswer]:

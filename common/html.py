@@ -158,6 +158,12 @@ def policy(scripts: Sequence[str]) -> str:
     )
 
 
+def section(identifier: str, title: str, *children: object) -> Html:
+    """A titled section that the navigation links to."""
+    heading = tag("h2", title, id=f"{identifier}-title")
+    return tag("section", heading, *children, id=identifier, aria_labelledby=f"{identifier}-title")
+
+
 def page(
     title: str, sections: Iterable[object], *, styles: Sequence[str] = (), scripts: Sequence[str] = (), lang: str = "en"
 ) -> str:

@@ -80,6 +80,11 @@ def words(text: str) -> list[str]:
     return _WORDS.findall(text.casefold())
 
 
+def said(text: str) -> str:
+    """A text's words, without case and punctuation."""
+    return " ".join(words(text))
+
+
 def raw_words(text: str) -> list[str]:
     """`words` as they stand in the text. Where case-folding splits one (a dotted capital I), this does not."""
     return _WORDS.findall(text)

@@ -105,6 +105,15 @@ def lookup(row: Mapping[str, object], column: str) -> object:
     return value
 
 
+def has_column(row: Mapping[str, object], column: str) -> bool:
+    """Whether `lookup` finds the column, null or not."""
+    try:
+        lookup(row, column)
+    except RowError:
+        return False
+    return True
+
+
 def as_text(value: object, column: str) -> str:
     """Strings as they are, numbers as written, null as nothing; a list or table is an error, never guessed at."""
     if isinstance(value, str):

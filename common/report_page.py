@@ -17,6 +17,7 @@ from common.html import (
     json_block,
     page,
     plotly_script,
+    section,
     shorten,
     table,
     tag,
@@ -231,12 +232,6 @@ def depth_of(tree: ClusterView) -> int:
 
 
 # --- parts of the page ---------------------------------------------------------------------------------------
-
-
-def section(identifier: str, title: str, *children: object) -> Html:
-    """A titled section that the navigation links to."""
-    heading = tag("h2", title, id=f"{identifier}-title")
-    return tag("section", heading, *children, id=identifier, aria_labelledby=f"{identifier}-title")
 
 
 def summary_sentence(report: Report) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from common.errors import UserError
 from common.grading import grade
 from common.outputs import CORRECT_COLUMNS, QUESTION_COLUMNS, verdict
-from common.quality import words
+from common.quality import said
 from common.rendering import RowError, as_text, lookup
 from common.rows import BadRow, Row
 from common.samples import BenchmarkSample
@@ -113,9 +113,9 @@ class _Names:
         once = Counter(short)
         ids = {name: place for place, name in enumerate(short) if once[name] == 1}
         ids |= {sample.id: place for place, sample in enumerate(samples)}
-        said = [_said(sample.question.text) for sample in samples]
-        repeated = Counter(said)
-        return cls(ids, {text: place for place, text in enumerate(said) if repeated[text] == 1 and text})
+        spoken = [said(sample.question.text) for sample in samples]
+        repeated = Counter(spoken)
+        return cls(ids, {text: place for place, text in enumerate(spoken) if repeated[text] == 1 and text})
 
     def find(self, fields: Mapping[str, Any]) -> int | None:
         for column in ID_COLUMNS:
@@ -125,8 +125,8 @@ class _Names:
                 return found
         for column in TEXT_COLUMNS:
             value = _value(fields, column)
-            if isinstance(value, str) and _said(value) in self.texts:
-                return self.texts[_said(value)]
+            if isinstance(value, str) and said(value) in self.texts:
+                return self.texts[said(value)]
         return None
 
     def _by_id(self, name: str) -> int | None:
@@ -134,10 +134,6 @@ class _Names:
         source, slash, rest = name.partition("/")
         other = f"{source.rpartition('_')[0]}{slash}{rest}"
         return self.ids.get(name, self.ids.get(other) if slash else None)
-
-
-def _said(text: str) -> str:
-    return " ".join(words(text))
 
 
 def _value(fields: Mapping[str, Any], column: str) -> object:

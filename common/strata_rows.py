@@ -16,8 +16,8 @@ import numpy as np
 
 from common.errors import UserError
 from common.outputs import CORRECT_COLUMNS, verdict
-from common.quality import words
-from common.rendering import RowError, as_text, lookup
+from common.quality import said
+from common.rendering import RowError, as_text, has_column, lookup
 from common.rows import BadRow, Row
 
 if TYPE_CHECKING:
@@ -43,23 +43,14 @@ UNCALIBRATED = frozenset({"distance", "raw"})
 ONLY_STAGE = "corpus"
 
 
-def has(row: Row, column: str) -> bool:
-    """Whether a row has a column; `a.b` reaches into a table."""
-    try:
-        lookup(row.fields, column)
-    except RowError:
-        return False
-    return True
-
-
 def column_of(row: Row, named: str | None, usual: Iterable[str], what: str, setting: str) -> str:
     """The column that a setting names, or the first of the usual ones.
 
     Raises:
         UserError: the row has none of them.
     """
-    found = named if named is not None else next((name for name in usual if has(row, name)), None)
-    if found is None or not has(row, found):
+    found = named if named is not None else next((name for name in usual if has_column(row.fields, name)), None)
+    if found is None or not has_column(row.fields, found):
         columns = ", ".join(map(str, row.fields)) or "none"
         raise UserError(
             f"{what}, row {row.where}: no column '{named or ' or '.join(usual)}'; it has: {columns}; {setting}"
@@ -82,11 +73,6 @@ def number(value: object, where: str, column: str) -> float:
 
 
 # --- names ---------------------------------------------------------------------------------------------------
-
-
-def said(text: str) -> str:
-    """A question's words, without case and punctuation."""
-    return " ".join(words(text))
 
 
 @dataclass
@@ -190,7 +176,7 @@ def read_scores(rows: Iterable[Row | BadRow], known: ScoreColumns) -> Scores:
 def _score_columns(row: Row, known: ScoreColumns) -> tuple[str, str | None, str]:
     question = column_of(row, known.question, ID_COLUMNS, "proximity", "set strata.id_column")
     score = column_of(row, known.score, SCORES, "proximity", "set strata.score_column")
-    stage = known.stage or next((name for name in STAGE_COLUMNS if has(row, name)), None)
+    stage = known.stage or next((name for name in STAGE_COLUMNS if has_column(row.fields, name)), None)
     return question, stage, score
 
 
@@ -261,7 +247,7 @@ def judged(row: Row, model: str | None) -> float | None:
         return None
     try:
         for column in CORRECT_COLUMNS:
-            if has(row, column):
+            if has_column(row.fields, column):
                 found = verdict(row.fields, column)
                 return None if found is None else float(found)
     except RowError as error:

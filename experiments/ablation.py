@@ -32,7 +32,7 @@ from common.stages import Job, Session, Stage
 from config import Config, EmbeddingConfig, PrepareConfig
 from corpus import content_ids, keyed_source
 from embed_chunks import chunk_settings, token_counter, vector_content, vector_settings
-from experiments.settings import AblationConfig, ExperimentConfig, NamedChunking, NamedEmbedding, section
+from experiments.settings import AblationConfig, ExperimentConfig, NamedChunking, NamedEmbedding, draws_of, section
 from prepare_data import DOCUMENTS
 from rollout import read_samples
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from common.embedders import Embedder
-    from common.hypotheses import Draws
     from common.planting import Kind
     from common.retrieval import Spans
     from common.token_counters import TokenCounter
@@ -346,13 +345,6 @@ def write_tables(job: Job, planted: PlantedCorpus, cells: Sequence[Cell]) -> Non
     schema = pa.schema([*((name, pa.string()) for name in ("embedder", "chunking", "question_id", "kind")),
                         ("rank", pa.int64())])  # fmt: skip
     job.part.write_table("ranks.parquet", pa.Table.from_pylist(ranks, schema=schema))
-
-
-def draws_of(settings: AblationConfig) -> Draws:
-    """How often the tests draw."""
-    from common.hypotheses import Draws
-
-    return Draws(permutations=settings.permutations, confidence=settings.confidence, seed=settings.seed)
 
 
 def summarise(planted: PlantedCorpus, cells: Sequence[Cell], settings: AblationConfig) -> dict[str, Any]:

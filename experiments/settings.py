@@ -7,7 +7,7 @@ on it as they do on any `Config`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import ConfigError
 from config import (
@@ -22,6 +22,9 @@ from config import (
     TextRule,
     setting,
 )
+
+if TYPE_CHECKING:
+    from common.hypotheses import Draws
 
 # --- verbatim recall -----------------------------------------------------------------------------------------
 
@@ -147,3 +150,10 @@ def section(config: Config, name: str) -> Any:
             "configs/experiments/ do"
         )
     return getattr(config, name)
+
+
+def draws_of(settings: RecallConfig | SftRlConfig | AblationConfig) -> Draws:
+    """How often the tests of an experiment draw."""
+    from common.hypotheses import Draws
+
+    return Draws(permutations=settings.permutations, confidence=settings.confidence, seed=settings.seed)

@@ -27,7 +27,7 @@ from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
 from corpus import keyed_reader, reader_content, reader_rows
 from embed_chunks import CHUNKS, VECTORS
-from experiments.settings import AnswersOf, ExperimentConfig, SftRlConfig, section
+from experiments.settings import AnswersOf, ExperimentConfig, SftRlConfig, draws_of, section
 from gsm8k_corpus_similarity import Corpus, embed, held_out_texts, load_corpus, pooled
 from prepare_data import DOCUMENTS
 
@@ -347,13 +347,6 @@ def write_tables(job: Job, answers: Answers, answered: Answered) -> None:
 
 def _number(value: float) -> float | None:
     return None if value != value else float(value)
-
-
-def draws_of(settings: SftRlConfig) -> Draws:
-    """How often the tests draw."""
-    from common.hypotheses import Draws
-
-    return Draws(permutations=settings.permutations, confidence=settings.confidence, seed=settings.seed)
 
 
 def summarise(

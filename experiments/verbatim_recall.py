@@ -28,13 +28,12 @@ from common.rollouts import Request, Rollout
 from common.stages import Job, Session, Stage
 from config import ChunkingConfig, PrepareConfig, SourceConfig
 from corpus import Unreadable, content_ids, keyed_source, read_rows, to_document
-from experiments.settings import ExperimentConfig, RecallConfig, RecallModel, section
+from experiments.settings import ExperimentConfig, RecallConfig, RecallModel, draws_of, section
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
 
-    from common.hypotheses import Draws
     from common.recall import Cut, Recalled, Spans
     from common.recall_analysis import Level, Scored
     from common.store import Artifact
@@ -267,13 +266,6 @@ def _cut_short(found: ScoredSet, number: int) -> bool:
 
 
 # --- the stage -----------------------------------------------------------------------------------------------
-
-
-def draws_of(settings: Any) -> Draws:
-    """How often the tests of an experiment draw."""
-    from common.hypotheses import Draws
-
-    return Draws(permutations=settings.permutations, confidence=settings.confidence, seed=settings.seed)
 
 
 def compute(job: Job) -> int:

@@ -1,5 +1,7 @@
 """Calls -> answers over HTTP: any OpenAI-compatible endpoint (OpenAI, OpenRouter, a vLLM or transformers server).
 
+`Line` holds what every call to an endpoint needs, whatever is asked of it: `common.openai_embedder` asks for vectors.
+
 The `openai` package carries the calls. Its own retries are off, because a budget has to see every attempt, and replies
 are read by `common.openai_wire`, because servers leave out fields that the package's types promise.
 
@@ -19,12 +21,12 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from common.errors import ConfigError
@@ -50,6 +52,47 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _FIRST_WAIT = 0.5
 
 
+class EndpointSettings(Protocol):
+    """What the sections of a config that name an endpoint have in common."""
+
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def api_key_variable(self) -> str: ...
+    @property
+    def max_concurrency(self) -> int: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def max_attempts(self) -> int: ...
+    @property
+    def max_wait(self) -> float: ...
+
+
+class Allowance(Protocol):
+    """What may still be spent: `common.generation.Budget`, or its like for what is sent elsewhere."""
+
+    @property
+    def limit(self) -> float | None: ...
+    @property
+    def spent(self) -> float: ...
+    async def reserve(self, call: Any) -> int | None: ...
+    async def settle(self, ticket: int, cost: float | None) -> None: ...
+
+
+class Paid(Protocol):
+    """A reply with what it cost, and after how many attempts it came."""
+
+    @property
+    def cost(self) -> float | None: ...
+    @property
+    def attempts(self) -> int: ...
+
+
+Sent = TypeVar("Sent")
+Reply = TypeVar("Reply", bound=Paid)
+
+
 class OpenAIEngine:
     """An OpenAI-compatible endpoint."""
 
@@ -71,35 +114,44 @@ class OpenAIEngine:
         """
         key = api_key(self.settings, self.url)
         waiting = iter(calls)
-        async with _client(self.url, key, self.settings) as client:
-            line = _Line(client, self.settings, budget, key, on_text)
+        async with open_client(self.url, key, self.settings) as client:
+            line = _Generations(client, self.settings, budget, key, on_text)
 
             async def work() -> None:
                 for call in waiting:
                     deliver(call, await line.outcome(call))
 
-            workers = [asyncio.create_task(work()) for _ in range(min(self.settings.max_concurrency, len(calls)))]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+            await run_workers(work, min(self.settings.max_concurrency, len(calls)))
 
 
-def checked_url(base_url: str) -> str:
+async def run_workers(work: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    """`count` of them at once, until all are done; when one raises, the others are stopped first."""
+    workers = [asyncio.create_task(work()) for _ in range(count)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+def checked_url(base_url: str, section: str = "generation") -> str:
     """The base URL without a closing slash.
+
+    Args:
+        base_url: up to and including /v1.
+        section: of the config, for the message.
 
     Raises:
         ConfigError: it is no http(s) URL, or holds a user, a password or a query, where keys are put.
     """
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"generation.base_url: '{base_url}' is no URL such as http://localhost:8000/v1")
+        raise ConfigError(f"{section}.base_url: '{base_url}' is no URL such as http://localhost:8000/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
-            "generation.base_url must hold no user, password or query: it is recorded; "
-            "put the key into the variable that generation.api_key_variable names"
+            f"{section}.base_url must hold no user, password or query: it is recorded; "
+            f"put the key into the variable that {section}.api_key_variable names"
         )
     return base_url.rstrip("/")
 
@@ -117,7 +169,7 @@ def checked_extra_body(text: str) -> dict[str, Any]:
     raise ConfigError(f"generation.extra_body: {text!r} is no JSON object")
 
 
-def api_key(settings: GenerationConfig, url: str) -> str:
+def api_key(settings: EndpointSettings, url: str, section: str = "generation") -> str:
     """The key that the settings name, from the environment, else from the nearest `.env` above the working directory.
 
     Raises:
@@ -131,14 +183,15 @@ def api_key(settings: GenerationConfig, url: str) -> str:
     key = (os.environ.get(name) or dotenv_values(find_dotenv(usecwd=True)).get(name) or "").strip()
     if not key and urlsplit(url).hostname not in LOOPBACK:
         raise ConfigError(
-            f"{name} is not set; export it or write it into .env (generation.api_key_variable= says {url} needs none)"
+            f"{name} is not set; export it or write it into .env ({section}.api_key_variable= says {url} needs none)"
         )
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"{name} holds characters that no key has; check how it was copied")
     return key
 
 
-def _client(url: str, key: str, settings: GenerationConfig) -> AsyncOpenAI:
+def open_client(url: str, key: str, settings: EndpointSettings) -> AsyncOpenAI:
+    """The `openai` package's client for an endpoint, without retries of its own."""
     import httpx
     from openai import AsyncOpenAI
 
@@ -151,11 +204,11 @@ def _client(url: str, key: str, settings: GenerationConfig) -> AsyncOpenAI:
     http: Any = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=outside)
     client = AsyncOpenAI(api_key=key or "none", base_url=url, max_retries=0, timeout=timeout, http_client=http)
     # They load their modules when they are first looked at: now, not within the first call's timeout.
-    _ = client.completions, client.chat.completions.with_raw_response
+    _ = client.completions, client.chat.completions.with_raw_response, client.embeddings.with_raw_response
     return client
 
 
-def _headers(key: str) -> dict[str, Any]:
+def call_headers(key: str) -> dict[str, Any]:
     """Of every call: its key or none. The package alone would send what the environment says of OpenAI anywhere."""
     from openai import Omit
 
@@ -163,26 +216,38 @@ def _headers(key: str) -> dict[str, Any]:
     return {"Authorization": authorization, "OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
 
 
-class _Line:
-    """Attempts, pauses and the reasons to stop, shared by the workers of one run."""
+class Line(Generic[Sent, Reply]):
+    """Attempts, pauses and the reasons to stop, shared by the workers of one run. A kind of call says how it is sent.
+
+    Args:
+        section: of the config, for messages.
+    """
 
     def __init__(
-        self, client: AsyncOpenAI, settings: GenerationConfig, budget: Budget, key: str, on_text: OnText | None
+        self, client: AsyncOpenAI, settings: EndpointSettings, budget: Allowance, key: str, section: str
     ) -> None:
-        self.client, self.settings, self.budget, self.key, self.on_text = client, settings, budget, key, on_text
+        self.client, self.endpoint, self.budget, self.key, self.section = client, settings, budget, key, section
         self.stopped: str | None = None
         self.open_at = 0.0
         self.shown = False
 
-    async def outcome(self, call: Call) -> Answer | Failure:
-        """The answer to a call, after as many attempts as it takes and the settings allow, or why there is none."""
+    async def send(self, call: Sent) -> Reply:
+        """One attempt.
+
+        Raises:
+            CallError, APIStatusError, APIConnectionError, httpx.HTTPError: it brought no reply.
+        """
+        raise NotImplementedError
+
+    async def outcome(self, call: Sent) -> Reply | Failure:
+        """The reply to a call, after as many attempts as it takes and the settings allow, or why there is none."""
         error = CallError("not_sent", "")
-        for attempt in range(1, self.settings.max_attempts + 1):
+        for attempt in range(1, self.endpoint.max_attempts + 1):
             if attempt > 1:
-                await asyncio.sleep(pause(attempt - 1, error.wait, self.settings.max_wait))
+                await asyncio.sleep(pause(attempt - 1, error.wait, self.endpoint.max_wait))
             try:
                 answer = await self._paid_attempt(call)
-                return replace(answer, attempts=attempt)
+                return replace(answer, attempts=attempt)  # ty: ignore[invalid-argument-type]  (replies are dataclasses)
             except CallError as failed:
                 error = failed
             if error.kind == "not_sent":
@@ -191,14 +256,16 @@ class _Line:
                 return self._failure(error, attempt)
         if error.kind == "connection" and not error.billed:
             self.stopped, error.fatal = self.stopped or self._clean(str(error)), True
-        return self._failure(error, self.settings.max_attempts)
+        return self._failure(error, self.endpoint.max_attempts)
 
     def _worth_another(self, error: CallError) -> bool:
         """Whether to try again; notes what ends the whole run."""
         if error.fatal:
             self.stopped = self.stopped or self._clean(str(error))
-        if (error.wait or 0) > self.settings.max_wait:
-            asked = f"the server asks to wait {error.wait:,.0f} s; generation.max_wait is {self.settings.max_wait:g} s"
+        if (error.wait or 0) > self.endpoint.max_wait:
+            asked = (
+                f"the server asks to wait {error.wait:,.0f} s; {self.section}.max_wait is {self.endpoint.max_wait:g} s"
+            )
             self.stopped, error.fatal = self.stopped or asked, True
             return False
         return error.passing and not self.shown
@@ -210,13 +277,13 @@ class _Line:
     def _clean(self, message: str) -> str:
         return message.replace(self.key, "[key]") if self.key else message
 
-    async def _paid_attempt(self, call: Call) -> Answer:
+    async def _paid_attempt(self, call: Sent) -> Reply:
         """One attempt within the budget."""
         await self._until_open()
         ticket = None if self.stopped else await self.budget.reserve(call)
         if ticket is None:
             self.stopped = self.stopped or (
-                f"generation.max_cost={self.budget.limit:g} leaves no room: {money(self.budget.spent)} are spent"
+                f"{self.section}.max_cost={self.budget.limit:g} leaves no room: {money(self.budget.spent)} are spent"
             )
         if ticket is None or self.stopped:
             if ticket is not None:
@@ -229,7 +296,7 @@ class _Line:
         except CallError as error:
             cost = None if error.billed else 0.0
             if error.wait is not None:
-                self.open_at = max(self.open_at, time.monotonic() + min(error.wait, self.settings.max_wait))
+                self.open_at = max(self.open_at, time.monotonic() + min(error.wait, self.endpoint.max_wait))
             raise
         finally:
             await self.budget.settle(ticket, cost)
@@ -240,14 +307,13 @@ class _Line:
         while (left := self.open_at - time.monotonic()) > 0:
             await asyncio.sleep(left)
 
-    async def _attempt(self, call: Call) -> Answer:
+    async def _attempt(self, call: Sent) -> Reply:
         import httpx
         from openai import APIConnectionError, APIStatusError
 
-        started = time.perf_counter()
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                answer = answer_of(await (self._streamed(call) if self.on_text else self._whole(call)))
+            async with asyncio.timeout(self.endpoint.timeout):
+                return await self.send(call)
         except TimeoutError as error:
             raise self._lost(error) from error
         except APIStatusError as error:
@@ -257,19 +323,34 @@ class _Line:
             raise self._lost(error.__cause__ or error) from error
         except httpx.HTTPError as error:
             raise self._lost(error) from error
-        latency = round(time.perf_counter() - started, 4)
-        return replace(answer, latency=latency, cost=self._cost(answer))
 
     def _lost(self, error: BaseException) -> CallError:
         """No reply, or half of one."""
         import httpx
 
         if isinstance(error, TimeoutError | httpx.TimeoutException):
-            return CallError("timeout", f"no answer within {self.settings.timeout:g} s", passing=True, billed=True)
+            return CallError("timeout", f"no answer within {self.endpoint.timeout:g} s", passing=True, billed=True)
         if isinstance(error, httpx.ConnectError):
-            return CallError("connection", f"cannot connect to {self.settings.base_url}: {error}", passing=True)
+            return CallError("connection", f"cannot connect to {self.endpoint.base_url}: {error}", passing=True)
         kind = "cut_stream" if self.shown else "connection"
         return CallError(kind, f"{type(error).__name__}: {error}", passing=True, billed=True)
+
+
+class _Generations(Line[Call, Answer]):
+    """Calls for completions."""
+
+    def __init__(
+        self, client: AsyncOpenAI, settings: GenerationConfig, budget: Budget, key: str, on_text: OnText | None
+    ) -> None:
+        super().__init__(client, settings, budget, key, "generation")
+        self.settings, self.on_text = settings, on_text
+
+    async def send(self, call: Call) -> Answer:
+        """As `Line.send`."""
+        started = time.perf_counter()
+        answer = answer_of(await (self._streamed(call) if self.on_text else self._whole(call)))
+        latency = round(time.perf_counter() - started, 4)
+        return replace(answer, latency=latency, cost=self._cost(answer))
 
     def _cost(self, answer: Answer) -> float | None:
         """What the endpoint says it costs, else by price; None when either the tokens or the prices are unknown."""
@@ -283,7 +364,7 @@ class _Line:
         names = ("model", "prompt", "stream") if call.request.prompt is not None else ("model", "messages", "stream")
         own = {name: body.pop(name) for name in names if name in body}
         resource = self.client.completions if call.request.prompt is not None else self.client.chat.completions
-        return resource, {**own, "extra_body": body, "extra_headers": _headers(self.key)}
+        return resource, {**own, "extra_body": body, "extra_headers": call_headers(self.key)}
 
     async def _whole(self, call: Call) -> Any:
         resource, arguments = self._create(call)

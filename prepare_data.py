@@ -15,7 +15,9 @@ appended to the list changes no other. Rows that are not drawn are counted, not 
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli import run_script
+from common.engines import map_streams
 from common.errors import UserError
 from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 SHARD_ROWS = 4_096
 # Texts of one staged shard are in memory at once; few rows of many megabytes make a shard too.
 STAGED_CHARS = 32_000_000
+_STAGED = re.compile(r"scratch/\d{3}-\d{5}\.parquet")
 
 KEPT, FILTERED, EXACT_DUPLICATE, NEAR_DUPLICATE, NOT_SAMPLED = range(5)
 _DUPLICATES = {EXACT_DUPLICATE: "exact_duplicate", NEAR_DUPLICATE: "near_duplicate"}
@@ -107,31 +111,59 @@ class StagedShard:
     rows: int
 
 
-def stage_source(job: Job, number: int, source: SourceConfig) -> list[str]:
-    """Read one source into `scratch/` shards and return their names; shards of a killed run are not read again."""
-    marker = f"scratch/{number:03d}-done.json"
-    if job.part.finished(marker):
-        return job.part.read_json(marker)["shards"]
-    names, rows_done = _staged_so_far(job.part, number)
-    rows = islice(read_rows(source, job.cache_dir), rows_done, None)
-    tracked = job.progress.track(rows, total=source.take_rows, label=f"documents: {source.name}")
-    config = job.config.prepare
-    for shard in _shards(examine(to_document(source, row), config) for row in tracked):
-        names.append(_shard_name(number, len(names)))
-        _write_staged(job.part, names[-1], shard, config)
-    job.part.write_json(marker, {"shards": names})
-    return names
+@dataclass(frozen=True)
+class Unread:
+    """A source that is not staged to its end, and the rows of each shard of it that a killed run has staged."""
+
+    number: int
+    staged: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one source, as read: what becomes one staged shard, `name`."""
+
+    name: str
+    documents: Sequence[Document | Unreadable]
+
+
+def stage_sources(job: Job, sources: Sequence[SourceConfig]) -> list[list[str]]:
+    """Read every source into `scratch/` shards; returns the names of each source's. Finished shards are kept.
+
+    Rows are read in order; in which order the shards are examined, and by whom, changes nothing in them.
+    """
+    unread = [Unread(number, _staged_rows(job.part, number)) for number in range(len(sources))]
+    unread = [source for source in unread if not _read_whole(job.part, source)]
+    limits = [source.take_rows for source in sources]
+    total = None if None in limits else sum(limit or 0 for limit in limits)
+    with job.progress.bar("documents", total) as bar:
+        bar.advance(sum(_row_count(job.part, name) for name in _staged_names(job.part)))
+        for rows in map_streams(job, BlockReader, unread, Examiner):
+            bar.advance(rows)
+    return [job.part.read_json(_read_marker(number))["shards"] for number in range(len(sources))]
+
+
+def _staged_names(part: Part) -> list[str]:
+    """Staged shards that are whole: their table is written last."""
+    return [name.removesuffix(".parquet") for name in part.finished_names() if _STAGED.fullmatch(name)]
+
+
+def _staged_rows(part: Part, number: int) -> dict[str, int]:
+    mine = _shard_name(number, 0).rpartition("-")[0]
+    return {name: _row_count(part, name) for name in _staged_names(part) if name.rpartition("-")[0] == mine}
+
+
+def _read_whole(part: Part, source: Unread) -> bool:
+    marker = _read_marker(source.number)
+    return part.finished(marker) and set(part.read_json(marker)["shards"]) <= set(source.staged)
+
+
+def _read_marker(source: int) -> str:
+    return f"scratch/{source:03d}-read.json"
 
 
 def _shard_name(source: int, shard: int) -> str:
     return f"scratch/{source:03d}-{shard:05d}"
-
-
-def _staged_so_far(part: Part, number: int) -> tuple[list[str], int]:
-    names: list[str] = []
-    while part.finished(f"{_shard_name(number, len(names))}.parquet"):
-        names.append(_shard_name(number, len(names)))
-    return names, sum(_row_count(part, name) for name in names)
 
 
 def _row_count(part: Part, name: str) -> int:
@@ -140,18 +172,50 @@ def _row_count(part: Part, name: str) -> int:
     return pq.read_metadata(part.path / f"{name}.parquet").num_rows
 
 
-def _shards(rows: Iterator[Examined]) -> Iterator[list[Examined]]:
-    """Rows in lists of `SHARD_ROWS`, or fewer once they hold `STAGED_CHARS` characters."""
-    shard: list[Examined] = []
+@dataclass(frozen=True)
+class BlockReader:
+    """Reads sources into blocks. The last one read, it writes down the names of all: the source was read to its end."""
+
+    job: Job
+
+    def __call__(self, source: Unread) -> Iterator[Block]:
+        """The blocks that are not staged yet, in order."""
+        settings = resolve_sources(self.job.config.prepare)[source.number]
+        rows = read_rows(settings, self.job.cache_dir)
+        names: list[str] = []
+        while True:
+            name = _shard_name(source.number, len(names))
+            if name in source.staged:
+                deque(islice(rows, source.staged[name]), maxlen=0)
+            elif documents := _next_block(to_document(settings, row) for row in rows):
+                yield Block(name, documents)
+            else:
+                break
+            names.append(name)
+        self.job.part.write_json(_read_marker(source.number), {"shards": names})
+
+
+def _next_block(documents: Iterator[Document | Unreadable]) -> list[Document | Unreadable]:
+    """The next `SHARD_ROWS` documents, or fewer once they hold `STAGED_CHARS` characters."""
+    block: list[Document | Unreadable] = []
     chars = 0
-    for row in rows:
-        shard.append(row)
-        chars += len(row.text)
-        if len(shard) == SHARD_ROWS or chars >= STAGED_CHARS:
-            yield shard
-            shard, chars = [], 0
-    if shard:
-        yield shard
+    while len(block) < SHARD_ROWS and chars < STAGED_CHARS and (document := next(documents, None)):
+        block.append(document)
+        chars += len(document.text)
+    return block
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Examines blocks, and writes each to its staged shard."""
+
+    job: Job
+
+    def __call__(self, block: Block) -> int:
+        """The number of its rows."""
+        config = self.job.config.prepare
+        _write_staged(self.job.part, block.name, [examine(item, config) for item in block.documents], config)
+        return len(block.documents)
 
 
 def _write_staged(part: Part, name: str, rows: Sequence[Examined], config: PrepareConfig) -> None:
@@ -243,7 +307,7 @@ class Staged:
         """MinHash signatures of some rows, in increasing order."""
         from common.arrays import ShardedArray
 
-        paths = [self.part.path / f"{shard.name}.signatures.npy" for shard in self.shards]
+        paths = [self.part.local(f"{shard.name}.signatures.npy") for shard in self.shards]
         return ShardedArray(paths).take(rows)
 
     def shingles_of(self, row: int) -> UInt64[np.ndarray, " n"]:
@@ -527,8 +591,7 @@ def _no_documents(stats: Sequence[SourceStats]) -> UserError:
 def prepare(job: Job) -> int:
     """Stage every source, decide what becomes of every row, write documents, dropped rows and counts."""
     sources = resolve_sources(job.config.prepare)
-    names = [stage_source(job, number, source) for number, source in enumerate(sources)]
-    staged = _staged(job.part, names)
+    staged = _staged(job.part, stage_sources(job, sources))
     if not staged.rows:
         raise _no_documents([SourceStats(source.name, source.stage) for source in sources])
     fates = _decide_once(job, staged, sources)

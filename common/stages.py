@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from common.errors import MissingArtifact
 from common.keys import all_settings, digest
 from common.progress import Progress
 from common.provenance import code_fingerprint, git_state, installed_versions, python_version, same_code
-from common.store import Artifact, Part, Step, Store, acquire, disk_error, files_kept, now, replace_text
+from common.store import Artifact, Part, Step, Store, acquire, disk_error, files_kept, now, open_store, waiting_for
 
 
 def nothing_outside(config: Any, cache_dir: Path) -> Mapping[str, str]:
@@ -93,13 +92,14 @@ class Session:
     _steps: dict[str, Step] = field(default_factory=dict)
     _loaded: dict[str, Artifact] = field(default_factory=dict)
 
-    @property
-    def data_dir(self) -> Path:
-        return Path(self.config.data_dir)
+    @cached_property
+    def store(self) -> Store:
+        return open_store(self.config.data_dir)
 
     @property
-    def store(self) -> Store:
-        return Store(self.data_dir)
+    def data_dir(self) -> Path:
+        """The folder of artifacts; of a data folder behind a URL, the one on this machine that mirrors it."""
+        return self.store.root
 
     @property
     def progress(self) -> Progress:
@@ -165,18 +165,17 @@ class Session:
     def _build(self, stage: Stage) -> tuple[Artifact, bool]:
         inputs = {upstream.name: self.load(upstream) for upstream in self.upstream(stage)}
         step = self.step(stage)
-        part = Part(self.store.part_folder(step))
         try:
             lock = self.store.lock(step)
-            acquire(lock, lambda: print(f"{step.stage} {step.key}: waiting for another run of it", file=sys.stderr))
+            acquire(lock, lambda: print(f"{step.stage} {step.key}: {waiting_for(lock)}", file=sys.stderr))
             try:
                 return self._build_locked(stage, step, inputs)
             finally:
                 lock.release()
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(f"{step.stage} {step.key}: {files_kept(_kept(part))}") from error
+            raise KeyboardInterrupt(f"{step.stage} {step.key}: {files_kept(self.store.kept(step))}") from error
         except OSError as error:
-            problem = disk_error(error, self.data_dir, step.stage, _kept(part))
+            problem = disk_error(error, self.data_dir, step.stage, self.store.kept(step))
             if problem is None:
                 raise
             raise problem from error
@@ -224,16 +223,8 @@ class Session:
         return "" if same else "made by other code; --fresh recomputes"
 
     def _record_run(self) -> None:
-        """Point `data/runs/<name>.json` at the keys of this config; these are the roots that gc keeps."""
-        path = self.data_dir / "runs" / f"{run_file_name(self.config.name)}.json"
         keys = {outcome.stage: outcome.key for outcome in self.outcomes}
-        known: dict[str, str] = {}
-        with suppress(OSError, ValueError, TypeError):
-            known = dict(json.loads(path.read_text()))
-        with suppress(OSError):
-            if {**known, **keys} != known:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                replace_text(path, json.dumps({**known, **keys}, indent=1) + "\n")
+        self.store.record_run(run_file_name(self.config.name), keys)
 
 
 def run_file_name(name: str) -> str:
@@ -242,15 +233,9 @@ def run_file_name(name: str) -> str:
     return name if name and safe == name and name[0] != "." else f"run{safe}-{digest(name, 8)}"
 
 
-def _kept(part: Part) -> int:
-    return len(part.finished_names()) if part.path.is_dir() else 0
-
-
 def _outcome(artifact: Artifact, built: bool, seconds: float, note: str) -> Outcome:
     status: Literal["computed", "cached"] = "computed" if built else "cached"
-    return Outcome(
-        artifact.stage, artifact.key, status, artifact.rows, seconds, artifact.bytes, str(artifact.folder), note
-    )
+    return Outcome(artifact.stage, artifact.key, status, artifact.rows, seconds, artifact.bytes, artifact.place, note)
 
 
 def plan(session: Session, stages: tuple[Stage, ...]) -> list[Outcome]:
@@ -258,7 +243,7 @@ def plan(session: Session, stages: tuple[Stage, ...]) -> list[Outcome]:
     outcomes = []
     for stage in stages:
         step, found = session.step(stage), session.find(stage)
-        folder = str(session.store.folder(step))
+        folder = session.store.place(step)
         if found:
             outcomes.append(Outcome(stage.name, step.key, "cached", found.rows, 0.0, found.bytes, folder))
         else:

@@ -6,13 +6,15 @@
     data/<stage>/<key>.old-<pid>/  parked for the moment in which --fresh swaps it; put back if that moment was fatal
 
 A file is written under a temporary name, synced and renamed, so a file that has its name is whole. The manifest is
-written last, then the folder is renamed: an artifact that has its name is whole.
+written last, then the folder is renamed: an artifact that has its name is whole. A data folder behind a URL (s3://,
+gs://) is `common.remote_store`, which keeps the same promises without a rename.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -21,16 +23,15 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from common.errors import CorruptArtifact, UserError
+from common.errors import ConfigError, CorruptArtifact, UserError
 from common.filehash import sha256_of, stamp_of
 from common.keys import digest
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from filelock import FileLock
 
 MANIFEST = "manifest.json"
 STAMPS = ".stamps.json"
@@ -87,6 +88,11 @@ class Artifact:
     @property
     def bytes(self) -> int:
         return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for a person."""
+        return str(self.folder)
 
     def names(self, pattern: str = "*") -> list[str]:
         """Sorted names of the files that match a glob."""
@@ -180,6 +186,10 @@ class Part:
         """Whether this file was completely written, by this run or by one that was killed."""
         return (self.path / name).is_file()
 
+    def local(self, name: str) -> Path:
+        """Where a finished file can be read."""
+        return self.path / name
+
     def finished_names(self) -> list[str]:
         """Names of the files that are completely written, scratch ones included."""
         return sorted(
@@ -191,11 +201,10 @@ class Part:
     @contextmanager
     def write(self, name: str) -> Generator[Path]:
         """A temporary path to write to; it gets its name when the block ends well, and is removed otherwise."""
-        if name == MANIFEST or Path(name).name.startswith("."):
-            raise ValueError(f"'{name}' cannot be the name of an artifact's file: the store keeps its own notes there")
+        check_name(name)
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+        temporary = temporary_for(target)
         try:
             yield temporary
             sync(temporary)
@@ -224,13 +233,13 @@ class Part:
             stream.write(contiguous.reshape(-1).view(np.uint8).data)
 
     def read_json(self, name: str) -> Any:
-        return json.loads((self.path / name).read_text(encoding="utf-8"))
+        return json.loads(self.local(name).read_text(encoding="utf-8"))
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        return _read_table(self.path / name, columns)
+        return _read_table(self.local(name), columns)
 
     def read_array(self, name: str) -> np.ndarray:
-        return _read_array(self.path / name)
+        return _read_array(self.local(name))
 
     def remove(self, name: str) -> None:
         """Delete a finished file that shall not be published."""
@@ -246,6 +255,20 @@ class Part:
         self.path.mkdir(parents=True, exist_ok=True)
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that an artifact's file cannot have."""
+    if name == MANIFEST or Path(name).name.startswith("."):
+        raise ValueError(f"'{name}' cannot be the name of an artifact's file: the store keeps its own notes there")
+
+
+def temporary_for(target: Path) -> Path:
+    """A name to write a file under before it gets its own.
+
+    Random, because several processes of several machines (whose pids may be equal) write into one folder.
+    """
+    return target.with_name(f"{TEMPORARY}{os.urandom(6).hex()}-{target.name}")
+
+
 def sync(path: Path) -> None:
     """Force a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -257,7 +280,7 @@ def sync(path: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a small file atomically."""
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = temporary_for(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         sync(temporary)
@@ -286,6 +309,15 @@ class Store:
     def part_folder(self, step: Step) -> Path:
         return self.root / step.stage / f"{step.key}.part"
 
+    def place(self, step: Step) -> str:
+        """Where the artifact of a step lies or will lie, for a person."""
+        return str(self.folder(step))
+
+    def kept(self, step: Step) -> int:
+        """How many finished files of an unfinished artifact there are."""
+        part = Part(self.part_folder(step))
+        return len(part.finished_names()) if part.path.is_dir() else 0
+
     def find(self, step: Step, repair: str = "") -> Artifact | None:
         """The finished artifact of a step, every file checked by size and stamp; None when there is none.
 
@@ -306,7 +338,7 @@ class Store:
             return self.find(step, repair)
         return artifact
 
-    def lock(self, step: Step) -> FileLock:
+    def lock(self, step: Step) -> Lock:
         """The lock under which this key is built; the system frees it when its holder dies."""
         from filelock import FileLock
 
@@ -345,23 +377,12 @@ class Store:
 
         Scratch files and notes go only after the manifest is there: a run that dies before must find all of them.
         """
-        files = {name: _file_entry(part.path / name) for name in part.finished_names() if not _is_scratch(name)}
+        files = {name: _file_entry(part.path / name) for name in part.finished_names() if not is_scratch(name)}
         if not files:
             raise RuntimeError(f"stage {step.stage} wrote no file")
-        manifest = {
-            "stage": step.stage,
-            "key": step.key,
-            "version": step.version,
-            "settings": dict(step.settings),
-            "inputs": dict(step.inputs),
-            "files": files,
-            **facts,
-        }
-        manifest["manifest_sha256"] = digest(manifest, 64)
         for folder in [part.path, *(path for path in part.path.rglob("*") if path.is_dir())]:
             sync(folder)
-        # ASCII, because a command line may hold bytes that are no UTF-8.
-        replace_text(part.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        replace_text(part.path / MANIFEST, manifest_text(step, files, facts))
         _strip(part.path)
         self._swap(step, part)
         artifact = open_artifact(self.folder(step))
@@ -378,8 +399,70 @@ class Store:
         sync(folder.parent)
         shutil.rmtree(parked, ignore_errors=True)
 
+    def record_run(self, name: str, keys: Mapping[str, str]) -> None:
+        """Point `runs/<name>.json` at these keys, by stage; these are the roots that gc keeps."""
+        path = self.root / "runs" / f"{name}.json"
+        known: dict[str, str] = {}
+        with suppress(OSError, ValueError, TypeError):
+            known = dict(json.loads(path.read_text()))
+        with suppress(OSError):
+            if {**known, **keys} != known:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                replace_text(path, run_text({**known, **keys}))
 
-def _is_scratch(name: str) -> bool:
+
+class Lock(Protocol):
+    """What a store locks a key with: a `filelock.FileLock`, or one that a store behind a URL adds a lease to."""
+
+    def acquire(self, timeout: float | None = None) -> Any:
+        """Take it, waiting at most `timeout` seconds (for ever by default); raises `filelock.Timeout`."""
+
+    def release(self) -> None: ...
+
+
+def manifest_text(step: Step, files: Mapping[str, object], facts: Mapping[str, Any]) -> str:
+    """The manifest of a finished artifact, with its own checksum."""
+    manifest = {
+        "stage": step.stage,
+        "key": step.key,
+        "version": step.version,
+        "settings": dict(step.settings),
+        "inputs": dict(step.inputs),
+        "files": dict(files),
+        **facts,
+    }
+    manifest["manifest_sha256"] = digest(manifest, 64)
+    # ASCII, because a command line may hold bytes that are no UTF-8.
+    return json.dumps(manifest, indent=1) + "\n"
+
+
+def run_text(keys: Mapping[str, str]) -> str:
+    """A run's record."""
+    return json.dumps(dict(keys), indent=1) + "\n"
+
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def open_store(data_dir: str) -> Store:
+    """The store in a local folder, or behind a URL.
+
+    Raises:
+        ConfigError: the URL names no place that artifacts can be kept in.
+    """
+    if data_dir.startswith("file://"):
+        data_dir = data_dir.removeprefix("file://")
+        if not data_dir.startswith("/"):
+            raise ConfigError("data_dir: a file:// URL names a path from the root: file:///path/to/data")
+    if not URL.match(data_dir):
+        return Store(Path(data_dir))
+    from common.remote_store import RemoteStore
+
+    return RemoteStore.at(data_dir)
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a file is a note of the run to itself, which is not published."""
     return name.split("/")[0] == SCRATCH
 
 
@@ -426,7 +509,7 @@ def open_artifact(folder: Path, repair: str = "") -> Artifact:
     return Artifact(folder, manifest, repair)
 
 
-def acquire(lock: FileLock, on_wait: Any) -> None:
+def acquire(lock: Lock, on_wait: Any) -> None:
     """Take a lock; call `on_wait` once if that takes more than a second."""
     from filelock import Timeout
 
@@ -435,6 +518,11 @@ def acquire(lock: FileLock, on_wait: Any) -> None:
     except Timeout:
         on_wait()
         lock.acquire()
+
+
+def waiting_for(lock: Lock) -> str:
+    """What a run says that finds its key taken."""
+    return f"waiting for another run of it{getattr(lock, 'holder', '')}"
 
 
 def files_kept(count: int) -> str:

@@ -219,13 +219,27 @@ class ChunkingConfig(Section):
 class EmbeddingConfig(Section):
     """Chunks -> unit vectors."""
 
-    engine: Literal["lsa", "sentence_transformers"] = setting("lsa")
-    model: str | None = setting(None, help="hub id or local folder; for sentence_transformers")
-    revision: str = setting("main", help="keyed by the commit it resolves to")
+    engine: Literal["lsa", "sentence_transformers", "vllm", "openai"] = setting(
+        "lsa", help="vllm: in this process; openai: any /v1/embeddings endpoint, a vLLM server's too"
+    )
+    model: str | None = setting(None, help="hub id or local folder; for openai the endpoint's name for it")
+    revision: str = setting(
+        "main", help="keyed by the commit it resolves to; openai: your own mark for what the endpoint serves now"
+    )
     trust_remote_code: bool = setting(False)
     query_prompt: str | None = setting(None, help="None: the model's own `query` prompt, where it has one")
     document_prompt: str | None = setting(None, help="None: the model's own `document` prompt, where it has one")
-    max_seq_length: int | None = setting(None, ge=8, help="None: the model's own")
+    max_seq_length: int | None = setting(
+        None, ge=8, help="None: the model's own; openai: longer texts are cut, counted by `tokenizer`; None: sent whole"
+    )
+    tokenizer: str | None = setting(
+        None, help="openai: what counts the endpoint's tokens, `tiktoken:NAME_OR_RANK_FILE`, a hub id or a folder"
+    )
+    base_url: str = setting("https://api.openai.com/v1", help="openai: the endpoint, up to and including /v1")
+    encoding: Literal["base64", "float"] = setting("base64", help="openai: how vectors are asked for")
+    truncate_dimensions: int | None = setting(
+        None, ge=2, help="vllm, openai: only the first N, for models that are trained for it (Matryoshka)"
+    )
     dimensions: int = setting(128, ge=2, help="lsa: SVD components")
     max_features: int = setting(50_000, ge=10, help="lsa: vocabulary size")
     fit_documents: int = setting(100_000, ge=10, help="lsa: chunks, chosen by hash, that the SVD is fitted on")
@@ -234,7 +248,18 @@ class EmbeddingConfig(Section):
     storage: Literal["float32", "float16"] = setting("float32", help="precision of the stored vectors")
     seed: int = setting(42, ge=0)
     device: str = runtime("auto", help="auto, cpu, cuda, cuda:1, mps")
-    batch_tokens: int = runtime(16_384, ge=1, help="tokens of one batch, padding included")
+    batch_tokens: int = runtime(16_384, ge=1, help="tokens of one batch, padding included; openai: of one request")
+    gpu_memory: float = runtime(0.9, gt=0.0, le=1.0, help="vllm: share of the device's memory it takes")
+    gpus: int = runtime(1, ge=1, help="vllm: devices that the model is spread over")
+    api_key_variable: str = runtime(
+        "OPENAI_API_KEY", help="openai: the environment variable (or line of .env) that holds the key; empty: no key"
+    )
+    max_concurrency: int = runtime(8, ge=1, help="openai: requests on their way at once")
+    timeout: float = runtime(120.0, gt=0.0, help="openai: seconds for one attempt")
+    max_attempts: int = runtime(6, ge=1, help="openai: of one request, the first included")
+    max_wait: float = runtime(60.0, gt=0.0, help="openai: longest pause in seconds between two attempts")
+    price_input: float | None = runtime(None, ge=0.0, help="openai: of a million tokens")
+    max_cost: float | None = runtime(None, ge=0.0, help="openai: of one run; nothing is sent that could exceed it")
     row_cache: bool = runtime(True, help="never embed an unchanged chunk twice, in any corpus")
 
 
@@ -351,6 +376,9 @@ class GenerationConfig(Section):
     extra_body: str = setting("", help="openai: a JSON object merged into every request")
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = setting("auto", help="local engines")
     trust_remote_code: bool = setting(False, help="local engines")
+    max_context: int | None = setting(
+        None, ge=16, help="vllm: tokens of a prompt and its completion together; None: what the model can hold"
+    )
     api_key_variable: str = runtime(
         "OPENAI_API_KEY", help="openai: the environment variable (or line of .env) that holds the key; empty: no key"
     )

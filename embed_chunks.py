@@ -36,13 +36,6 @@ if TYPE_CHECKING:
     from common.token_counters import TokenCounter
     from common.vector_cache import VectorCache
 
-# Settings of the lsa engine and of sentence_transformers; those of the other engine do not enter a key.
-LSA_SETTINGS = ("dimensions", "max_features", "fit_documents", "seed")
-# The model and its revision enter the key as the content they stand for.
-MODEL_SETTINGS = (
-    *("model", "revision", "trust_remote_code", "query_prompt", "document_prompt"),
-    *("max_seq_length", "dtype", "backend"),
-)
 ZERO_VECTOR = "zero vector: the embedder knows no part of this text"
 
 
@@ -170,24 +163,17 @@ CHUNKS = Stage(
 
 
 def vector_settings(config: Config) -> Mapping[str, object]:
-    """What the vectors depend on: the settings of their engine, not those of the other one."""
-    lsa = config.embedding.engine == "lsa"
-    return keyed_settings(config.embedding, drop=MODEL_SETTINGS if lsa else (*LSA_SETTINGS, "model", "revision"))
+    """What the vectors depend on: the settings of their engine, not those of the others."""
+    from common.embedders import embedding_settings
+
+    return embedding_settings(config.embedding)
 
 
 def vector_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
-    """The model, as a commit or a hash of its files."""
-    if config.embedding.engine == "lsa":
-        return {}
-    return {"model": _model_id(config, cache_dir)}
+    """The model, as a commit or a hash of its files; an endpoint has none to look at."""
+    from common.embedders import embedding_content
 
-
-def _model_id(config: Config, cache_dir: Path) -> str:
-    from common.hub import model_identity
-
-    if not config.embedding.model:
-        raise UserError("embedding.model is not set; engine 'sentence_transformers' needs a hub id or a local folder")
-    return model_identity(config.embedding.model, config.embedding.revision, cache_dir)
+    return embedding_content(config.embedding, cache_dir)
 
 
 def compute_vectors(job: Job) -> int:
@@ -218,11 +204,11 @@ def embed_with(job: Job, make: Callable[[Job], Embedder]) -> int:
 
 def make_embedder(job: Job) -> Embedder:
     """The engine the config names; LSA is fitted now, unless a killed run of this artifact has done so."""
-    from common.embedders import SentenceTransformerEmbedder, fitted_lsa
+    from common.embedders import fitted_lsa, model_embedder
 
     settings = job.config.embedding
-    if settings.engine == "sentence_transformers":
-        return SentenceTransformerEmbedder(settings, _model_id(job.config, job.cache_dir))
+    if settings.engine != "lsa":
+        return model_embedder(settings, vector_content(job.config, job.cache_dir).get("model", ""))
     embedder = fitted_lsa(job.part, lambda: sample_texts(job.inputs["chunks"], settings.fit_documents), settings)
     if embedder.dimensions < settings.dimensions:
         say(f"lsa: {embedder.dimensions} dimensions instead of {settings.dimensions}: the corpus spans no more")

@@ -1,7 +1,8 @@
 """Texts -> unit vectors, by several engines behind one interface.
 
-`lsa` is fitted on the corpus and needs nothing from outside; `sentence_transformers` loads any model id or folder.
-Heavy libraries are imported on first use, and a transformer is loaded only when there is something to embed.
+`lsa` is fitted on the corpus and needs nothing from outside; `sentence_transformers` loads any model id or folder, and
+so does `vllm` (`common.vllm_embedder`); `openai` asks an endpoint (`common.openai_embedder`). Heavy libraries are
+imported on first use, and a transformer is loaded only when there is something to embed.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from common.devices import check_device
 from common.errors import CorruptArtifact, UserError
-from common.hub import is_local
-from common.keys import digest
+from common.hub import is_local, model_identity
+from common.keys import digest, keyed_settings
 from common.lsa import LsaModel, fit_lsa
 from common.shapes import check_shape
-from common.token_counters import document_prompt
+from common.token_counters import document_prompt, endpoint_counter
 from common.units import unit_rows
 from common.vector_cache import Encoded
 from config import EmbeddingConfig
@@ -40,6 +42,15 @@ Role = Literal["document", "query"]
 # batch of that width only, it gets the same bits in every batch on a CPU: then a cached vector equals a fresh one.
 PAD_MULTIPLE = 16
 EMBEDDER_FILE = "embedder.json"
+_PROMPTS = ("query_prompt", "document_prompt", "max_seq_length")
+#: The settings of each engine, beside `engine` and `storage`; those of the others do not enter a key. A local model
+#: enters as the content that its name and revision stand for, an endpoint's tokenizer likewise (`embedding_content`).
+SETTINGS = {
+    "lsa": ("dimensions", "max_features", "fit_documents", "seed"),
+    "sentence_transformers": (*_PROMPTS, "trust_remote_code", "dtype", "backend"),
+    "vllm": (*_PROMPTS, "trust_remote_code", "dtype", "truncate_dimensions"),
+    "openai": (*_PROMPTS, "model", "revision", "encoding", "truncate_dimensions"),
+}
 LSA_TERMS, LSA_IDF, LSA_PROJECTION = "lsa_vocabulary.json", "lsa_idf.npy", "lsa_projection.npy"
 
 
@@ -320,6 +331,49 @@ def fitted_lsa(part: Part, texts: Callable[[], Iterable[str]], config: Embedding
     return LsaEmbedder(LsaModel(terms, part.read_array(LSA_IDF), part.read_array(LSA_PROJECTION)))
 
 
+def embedding_settings(config: EmbeddingConfig) -> dict[str, object]:
+    """What vectors depend on: the settings of their engine, not those of the others."""
+    own = {"engine", "storage", *SETTINGS[config.engine]}
+    found = {name: value for name, value in keyed_settings(config).items() if name in own}
+    return {**found, "base_url": config.base_url.rstrip("/")} if config.engine == "openai" else found
+
+
+def embedding_content(config: EmbeddingConfig, cache_dir: Path) -> dict[str, str]:
+    """What vectors depend on outside of the settings: the model as a commit or a hash of its files.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if config.engine == "lsa":
+        return {}
+    if config.engine == "openai":
+        return {} if config.max_seq_length is None else {"tokenizer": endpoint_counter(config).identity}
+    if not config.model:
+        raise UserError(f"embedding.model is not set; engine '{config.engine}' needs a hub id or a local folder")
+    return {"model": model_identity(config.model, config.revision, cache_dir)}
+
+
+def model_embedder(config: EmbeddingConfig, model_id: str) -> Embedder:
+    """The embedder of an engine that is not fitted on the corpus; nothing is loaded and nothing sent yet.
+
+    Args:
+        config: its engine is not `lsa`.
+        model_id: of `embedding_content`; empty for an endpoint.
+
+    Raises:
+        UserError: the engine is not installed, or its settings cannot work.
+    """
+    if config.engine == "openai":
+        from common.openai_embedder import OpenAIEmbedder
+
+        return OpenAIEmbedder(config)
+    if config.engine == "vllm":
+        from common.vllm_embedder import VllmEmbedder
+
+        return VllmEmbedder(config, model_id)
+    return SentenceTransformerEmbedder(config, model_id)
+
+
 def load_embedder(vectors: Artifact, config: EmbeddingConfig) -> Embedder:
     """The embedder that made a vectors artifact, for queries: same engine, model and precision, its query prompt.
 
@@ -332,4 +386,4 @@ def load_embedder(vectors: Artifact, config: EmbeddingConfig) -> Embedder:
     if config.engine == "lsa":
         terms = tuple(vectors.json(LSA_TERMS))
         return LsaEmbedder(LsaModel(terms, vectors.array(LSA_IDF), vectors.array(LSA_PROJECTION)))
-    return SentenceTransformerEmbedder(config, made_by["model"])
+    return model_embedder(config, made_by["model"] or "")

@@ -82,7 +82,8 @@ def engine_identity(settings: GenerationConfig, cache_dir: Path) -> dict[str, ob
         own = {"extra_body": extra} if extra else {}
         return {"engine": "openai", "endpoint": checked_url(settings.base_url), "model": settings.model, **own}
     model = model_identity(settings.model, settings.revision, cache_dir)
-    return {"engine": settings.engine, "model": model, "dtype": settings.dtype}
+    held = {"max_context": settings.max_context} if settings.engine == "vllm" and settings.max_context else {}
+    return {"engine": settings.engine, "model": model, "dtype": settings.dtype, **held}
 
 
 def open_engine(settings: GenerationConfig, identity: Mapping[str, object]) -> Engine:
@@ -121,7 +122,7 @@ def make_request(
 
 
 # The endpoint or the files that a local model is read from stand for these in a key.
-_LOCAL = ("revision", "dtype", "trust_remote_code")
+_LOCAL = ("revision", "dtype", "trust_remote_code", "max_context")
 _REMOTE = ("base_url", "max_tokens_name", "extra_body")
 
 
@@ -132,7 +133,8 @@ def generation_settings(settings: GenerationConfig) -> dict[str, object]:
     """
     if settings.engine == "openai":
         return {**keyed_settings(settings, drop=_LOCAL), "base_url": settings.base_url.rstrip("/")}
-    return keyed_settings(settings, drop=(*_REMOTE, "model", "revision"))
+    only_vllm = () if settings.engine == "vllm" else ("max_context",)
+    return keyed_settings(settings, drop=(*_REMOTE, *only_vllm, "model", "revision"))
 
 
 def generation_content(settings: GenerationConfig, cache_dir: Path) -> dict[str, str]:

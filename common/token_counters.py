@@ -3,7 +3,8 @@
 `load_token_counter(chunking, embedding)` gives the counter that `chunking.tokenizer` names:
 
 - `embedder` with the `lsa` engine: the words that LSA itself counts (`WORD_PATTERN`);
-- `embedder` with `sentence_transformers`: the model's own `tokenizer.json`, its special tokens and document prompt;
+- `embedder` with `sentence_transformers` or `vllm`: the model's own `tokenizer.json`, special tokens, document prompt;
+- `embedder` with `openai`: what `embedding.tokenizer` names, and the document prompt;
 - `tiktoken:NAME` or `tiktoken:FILE.tiktoken`;
 - a hub id, a folder or a `tokenizer.json`.
 
@@ -17,7 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from common.errors import ConfigError, UserError
+from common.keys import digest
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -366,8 +368,12 @@ class TiktokenCounter:
     rank_file: Path | None = None
     workers: int = 1
     prompt: str = ""
-    overhead: int = 0
     max_length: int | None = None
+
+    @cached_property
+    def overhead(self) -> int:
+        """As `TokenCounter.overhead`."""
+        return len(self._encoding.encode_ordinary(self.prompt)) if self.prompt else 0
 
     @cached_property
     def _encoding(self) -> Encoding:
@@ -397,7 +403,7 @@ class TiktokenCounter:
 
     def count(self, texts: Sequence[str]) -> Int64[np.ndarray, " texts"]:
         """As `TokenCounter.count`."""
-        rows = self._encoding.encode_ordinary_batch(list(texts), num_threads=self.workers)
+        rows = self._encoding.encode_ordinary_batch([self.prompt + text for text in texts], num_threads=self.workers)
         return np.fromiter(map(len, rows), np.int64, len(texts))
 
 
@@ -446,7 +452,30 @@ def load_token_counter(chunking: ChunkingConfig, embedding: EmbeddingConfig) -> 
         return _tiktoken_counter(name.removeprefix("tiktoken:"), chunking.workers)
     if name != "embedder":
         return _named_counter(name)
+    if embedding.engine == "openai":
+        return endpoint_counter(embedding, chunking.workers)
     return WordCounter() if embedding.engine == "lsa" else _embedder_counter(embedding)
+
+
+def endpoint_counter(embedding: EmbeddingConfig, workers: int = 1) -> TokenCounter:
+    """What counts the tokens of an endpoint, which shows no tokenizer of its own.
+
+    Raises:
+        ConfigError: the settings do not name it, or not in a way that can be understood.
+        UserError: it is missing.
+    """
+    name = embedding.tokenizer
+    if name is None:
+        raise ConfigError(
+            "embedding.tokenizer: an endpoint does not show its tokenizer; name it (tiktoken:cl100k_base, a hub id, "
+            "a folder), or set chunking.tokenizer"
+        )
+    facts = {"prompt": document_prompt(embedding), "max_length": embedding.max_seq_length}
+    if not name.startswith("tiktoken:"):
+        found = _named_counter(name)
+        return replace(found, identity=_identity(found.path, {**facts, "special_tokens": True}), **facts)
+    found = _tiktoken_counter(name.removeprefix("tiktoken:"), workers)
+    return replace(found, identity=f"{found.identity}:{digest(facts)}", **facts)
 
 
 def _tiktoken_counter(name: str, workers: int) -> TiktokenCounter:
@@ -473,7 +502,7 @@ def _named_counter(name: str) -> FastTokenizerCounter:
 
 def _embedder_counter(embedding: EmbeddingConfig) -> FastTokenizerCounter:
     if embedding.model is None:
-        raise ConfigError("embedding.model: the sentence_transformers engine needs a hub id or a local folder")
+        raise ConfigError(f"embedding.model: the {embedding.engine} engine needs a hub id or a local folder")
     files = ModelFiles(embedding.model, embedding.revision)
     facts = {
         "prompt": document_prompt(embedding),
@@ -499,10 +528,20 @@ def document_prompt(embedding: EmbeddingConfig) -> str:
     """
     if embedding.document_prompt is not None or embedding.model is None:
         return embedding.document_prompt or ""
+    if embedding.engine == "openai":
+        return ""
     settings = ModelFiles(embedding.model, embedding.revision).json("config_sentence_transformers.json")
     prompts = settings.get("prompts") or {}
     names = [name for name in ("document", "passage", "corpus", settings.get("default_prompt_name")) if name in prompts]
     return prompts[names[0]] if names else ""
+
+
+def query_prompt(embedding: EmbeddingConfig) -> str:
+    """What is written before every query: the config's, else the model's own `query` prompt, else nothing."""
+    if embedding.query_prompt is not None or embedding.model is None or embedding.engine == "openai":
+        return embedding.query_prompt or ""
+    settings = ModelFiles(embedding.model, embedding.revision).json("config_sentence_transformers.json")
+    return (settings.get("prompts") or {}).get("query") or ""
 
 
 @dataclass(frozen=True)
@@ -537,6 +576,13 @@ class ModelFiles:
         if not isinstance(first, dict) or not {"type", "path"} <= first.keys():
             raise UserError(f"model '{self.model}': modules.json names no module; fetch the model again")
         return first
+
+    def module(self, kind: str) -> Any | None:
+        """The settings of the model's module of a kind (`Pooling`); None when it has none, or no `modules.json`."""
+        for module in self.json("modules.json") or ():
+            if str(module.get("type", "")).rsplit(".", 1)[-1] == kind:
+                return self.json(f"{module['path'].strip('/')}/config.json")
+        return None
 
     @cached_property
     def is_static(self) -> bool:

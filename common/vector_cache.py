@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from common.errors import UserError
 from common.rowcache import CheckedCache
 
 if TYPE_CHECKING:
@@ -40,6 +41,19 @@ class CachedEncoded(Encoded):
     """`Encoded`, and how many texts were embedded now; the others were cached, or repeat one of these texts."""
 
     computed: int
+
+
+class PartlyEncoded(UserError):
+    """Some texts have no vector, and the run cannot go on; those that have one are kept before it ends.
+
+    Args:
+        message: for the user.
+        encoded: of all texts; NaN where there is no vector.
+    """
+
+    def __init__(self, message: str, encoded: Encoded) -> None:
+        super().__init__(message)
+        self.encoded = encoded
 
 
 class DocumentEncoder(Protocol):
@@ -74,6 +88,9 @@ def encode_cached(
         encoder: not touched when every text is cached, so that a model may be loaded on first use.
         texts: (texts,)
         cache: read, and written after every `SLICE_TEXTS` new texts; rows that are not finite are never written.
+
+    Raises:
+        PartlyEncoded: as the encoder raised it; the vectors that it made are in the cache.
     """
     keys = [text_key(text) for text in texts]
     first: dict[bytes, int] = {}
@@ -82,10 +99,22 @@ def encode_cached(
     payloads = cache.get(list(first))
     missing = [key for key in first if key not in payloads]
     for batch in _slices(missing, SLICE_TEXTS):
-        fresh = _payloads(batch, encoder.encode_documents([texts[first[key]] for key in batch]))
+        fresh = _payloads(batch, _encoded(encoder, [texts[first[key]] for key in batch], batch, cache))
         payloads.update(fresh)
-        cache.put({key: payload for key, payload in fresh.items() if _is_finite(payload)})
+        _keep(fresh, cache)
     return _assemble([payloads[key] for key in keys], encoder, len(missing))
+
+
+def _encoded(encoder: DocumentEncoder, texts: list[str], keys: Sequence[bytes], cache: VectorCache) -> Encoded:
+    try:
+        return encoder.encode_documents(texts)
+    except PartlyEncoded as error:
+        _keep(_payloads(keys, error.encoded), cache)
+        raise
+
+
+def _keep(payloads: dict[bytes, bytes], cache: VectorCache) -> None:
+    cache.put({key: payload for key, payload in payloads.items() if _is_finite(payload)})
 
 
 def _slices(items: list[bytes], size: int) -> Iterator[list[bytes]]:

@@ -149,7 +149,7 @@ def test_runtime_settings_of_every_section_leave_every_key_alone():
     from run_pipeline import STAGES
 
     base, other = CONFIGS["defaults"], CONFIGS["defaults"]
-    elsewhere = {int: 7, str: "elsewhere", bool: False}
+    elsewhere = {int: 7, float: 0.5, str: "elsewhere", bool: False, type(None): 3.0}
     for section in ("chunking", "embedding", "search"):
         values = getattr(base, section)
         unkeyed = [item.name for item in fields(values) if not item.metadata["keyed"]]

@@ -1,0 +1,362 @@
+"""Texts -> unit vectors over HTTP: `embedding.engine = "openai"`, any `/v1/embeddings` endpoint.
+
+OpenAI, a vLLM server, text-embeddings-inference and others speak it
+(https://platform.openai.com/docs/api-reference/embeddings). Requests are bounded in tokens and in number at once, and
+tried again as `common.openai_engine` does; the key comes from the environment and goes into one header.
+
+A server that finds a request too large, or a text in it too long, refuses it whole: such a request is sent in halves,
+so that the text at fault is named and all others have their vectors. After a failure that stays, nothing more is sent,
+and what has arrived is handed over with the error (`PartlyEncoded`), so that it is kept and never paid for twice.
+
+An endpoint says a model's name, not what it is. Where one name comes to stand for another model, change
+`embedding.revision`: it is part of every key here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from common.console import one_line
+from common.errors import ConfigError, UserError
+from common.generation import Purse, money
+from common.keys import digest
+from common.openai_engine import Line, api_key, call_headers, checked_url, open_client, refuse_status, run_workers
+from common.openai_wire import invalid_reply, parsed, refuse_error
+from common.rollouts import Failure
+from common.rows import without_surrogates
+from common.token_counters import document_prompt, endpoint_counter, query_prompt
+from common.units import unit_rows
+from common.vector_cache import Encoded, PartlyEncoded
+from config import EmbeddingConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float32
+    from openai import AsyncOpenAI
+
+    from common.token_counters import TokenCounter
+
+# OpenAI takes 2,048 texts in a request; servers of one's own often fewer, and say so.
+REQUEST_TEXTS = 256
+_BYTES_PER_TOKEN = 4
+# What servers answer to a text that is too long, or to too many texts.
+TOO_MUCH = frozenset({400, 413, 422})
+IDENTIFYING = ("engine", "model", "revision", "document_prompt", "max_seq_length", "encoding", "truncate_dimensions")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts of one request, and the rows that their vectors belong to."""
+
+    rows: tuple[int, ...]
+    texts: tuple[str, ...]
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Both halves of a batch of at least two texts."""
+        middle = len(self.rows) // 2
+        return Batch(self.rows[:middle], self.texts[:middle]), Batch(self.rows[middle:], self.texts[middle:])
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The reply to one batch.
+
+    Args:
+        rows: (texts, dims) as the endpoint gives them, not normalised.
+        tokens: that it counts; None where it does not say.
+        cost: by the stated price; None where there is none.
+        attempts: that it took.
+    """
+
+    rows: Float32[np.ndarray, "texts dims"]
+    tokens: int | None = None
+    cost: float | None = None
+    attempts: int = 1
+
+
+@dataclass
+class OpenAIEmbedder:
+    """A model behind an endpoint; nothing is sent before there is something to embed.
+
+    Raises:
+        UserError: the settings cannot work: no model, an address that is none, a length without a tokenizer.
+    """
+
+    config: EmbeddingConfig
+
+    def __post_init__(self) -> None:
+        self.url = checked_url(self.config.base_url, "embedding")
+        if not self.config.model:
+            raise UserError("embedding.model is not set; engine 'openai' needs the endpoint's name for its model")
+        if self.config.max_cost is not None and self.config.price_input is None:
+            raise ConfigError("embedding.max_cost needs embedding.price_input")
+        self.spent, self.tokens, self.requests = 0.0, 0, 0
+
+    @cached_property
+    def identity(self) -> str:
+        """As `Embedder.identity`: the endpoint and its name for the model, and how texts are cut."""
+        facts = {name: getattr(self.config, name) for name in IDENTIFYING}
+        return digest({**facts, "endpoint": self.url, "tokenizer": self._counter and self._counter.identity}, 32)
+
+    @cached_property
+    def _counter(self) -> TokenCounter | None:
+        """What texts are cut by; None where they are sent whole."""
+        return None if self.config.max_seq_length is None else endpoint_counter(self.config)
+
+    @cached_property
+    def dimensions(self) -> int:
+        return self.config.truncate_dimensions or int(self.embed_queries(["dimensions"]).shape[1])
+
+    @property
+    def device(self) -> str:
+        return f"endpoint {urlsplit(self.url).netloc}"
+
+    def encode_documents(self, texts: Sequence[str]) -> Encoded:
+        return self._encode(texts, document_prompt(self.config))
+
+    def embed_documents(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dims"]:
+        return self.encode_documents(texts).vectors
+
+    def embed_queries(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dims"]:
+        return self._encode(texts, query_prompt(self.config)).vectors
+
+    def _encode(self, texts: Sequence[str], prompt: str) -> Encoded:
+        sent, truncated = cut_texts([without_surrogates(text) for text in texts], prompt, self._counter)
+        found, failure = asyncio.run(self._ask(sent))
+        width = next((len(vectors.rows[0]) for _, vectors in found), self.config.truncate_dimensions or 0)
+        # No text, no vector: an endpoint refuses an empty one.
+        filled = np.full((len(texts), width), np.nan, np.float32)
+        filled[[row for row, text in enumerate(sent) if not text]] = 0
+        for batch, vectors in found:
+            if vectors.rows.shape[1] != width:
+                raise UserError(f"{self.device} gives vectors of {width} and of {vectors.rows.shape[1]} dimensions")
+            filled[list(batch.rows)] = vectors.rows
+        encoded = Encoded(unit_rows(filled), truncated)
+        if failure:
+            raise PartlyEncoded(f"embedding: {failure}", encoded)
+        return encoded
+
+    async def _ask(self, texts: Sequence[str]) -> tuple[list[tuple[Batch, Vectors]], str | None]:
+        """The replies, and why some are missing."""
+        waiting = list(batches(texts, self.config.batch_tokens))[::-1]
+        found: list[tuple[Batch, Vectors]] = []
+        failures: list[str] = []
+        key = api_key(self.config, self.url, "embedding")
+        async with open_client(self.url, key, self.config) as client:
+            line = EmbeddingLine(client, self.config, Allowance(self.config, self.spent), key, "embedding")
+
+            async def work() -> None:
+                while waiting:
+                    batch = waiting.pop()
+                    outcome = await line.outcome(batch)
+                    if isinstance(outcome, Vectors):
+                        found.append((batch, outcome))
+                    elif outcome.status in TOO_MUCH and len(batch.rows) > 1:
+                        waiting.extend(batch.halves()[::-1])
+                    else:
+                        failures.append(in_words(outcome, batch, self.config))
+                        line.stopped = line.stopped or failures[0]
+
+            await run_workers(work, min(self.config.max_concurrency, len(waiting)))
+        self._count(found)
+        return found, failures[0] if failures else None
+
+    def _count(self, found: Sequence[tuple[Batch, Vectors]]) -> None:
+        self.requests += len(found)
+        self.tokens += sum(vectors.tokens or estimated_tokens(batch.texts) for batch, vectors in found)
+        self.spent += sum(vectors.cost or 0.0 for _, vectors in found)
+
+
+class Allowance:
+    """What requests may still cost, at the stated price."""
+
+    def __init__(self, config: EmbeddingConfig, spent: float) -> None:
+        self.price = config.price_input or 0.0
+        self.purse = Purse(config.max_cost)
+        self.purse.spent = spent
+
+    @property
+    def limit(self) -> float | None:
+        return self.purse.limit
+
+    @property
+    def spent(self) -> float:
+        return self.purse.spent
+
+    async def reserve(self, call: Batch) -> int | None:
+        """As `Purse.reserve`, for the most that a request can cost: no tokenizer makes more tokens than bytes."""
+        return await self.purse.reserve(sum(len(text.encode()) for text in call.texts) * self.price / 1e6)
+
+    async def settle(self, ticket: int, cost: float | None) -> None:
+        """As `Purse.settle`."""
+        await self.purse.settle(ticket, cost)
+
+
+class EmbeddingLine(Line[Batch, Vectors]):
+    """Calls for vectors."""
+
+    def __init__(
+        self, client: AsyncOpenAI, settings: EmbeddingConfig, budget: Allowance, key: str, section: str
+    ) -> None:
+        super().__init__(client, settings, budget, key, section)
+        self.settings = settings
+
+    async def send(self, call: Batch) -> Vectors:
+        """As `Line.send`."""
+        body = payload_of(call.texts, self.settings)
+        reply = await self.client.embeddings.with_raw_response.create(**body, extra_headers=call_headers(self.key))
+        refuse_status(reply.http_response)
+        content = parsed(reply.content)
+        rows = rows_of(content, len(call.texts))
+        tokens = tokens_of(content)
+        price = self.settings.price_input
+        used = estimated_tokens(call.texts) if tokens is None else tokens
+        return Vectors(rows, tokens, None if price is None else used * price / 1e6)
+
+
+# --- what is sent --------------------------------------------------------------------------------------------
+
+
+def payload_of(texts: Sequence[str], settings: EmbeddingConfig) -> dict[str, Any]:
+    """The body of a request. `dimensions` is left out where nothing is said of it: not every server knows it."""
+    shortened = settings.truncate_dimensions
+    optional = {} if shortened is None else {"dimensions": shortened}
+    return {"model": settings.model, "input": list(texts), "encoding_format": settings.encoding, **optional}
+
+
+def estimated_tokens(texts: Sequence[str]) -> int:
+    """About as many tokens as the texts have: four bytes each."""
+    return sum(math.ceil(len(text.encode()) / _BYTES_PER_TOKEN) for text in texts)
+
+
+def batches(texts: Sequence[str], tokens: int) -> Iterator[Batch]:
+    """The texts that are not empty, in their order, in requests of at most about `tokens` tokens (or one text)."""
+    rows: list[int] = []
+    size = 0
+    for row, text in enumerate(texts):
+        needed = estimated_tokens([text])
+        if rows and (size + needed > tokens or len(rows) == REQUEST_TEXTS):
+            yield Batch(tuple(rows), tuple(texts[each] for each in rows))
+            rows, size = [], 0
+        if text:
+            rows.append(row)
+            size += needed
+    if rows:
+        yield Batch(tuple(rows), tuple(texts[each] for each in rows))
+
+
+def cut_texts(
+    texts: Sequence[str], prompt: str, counter: TokenCounter | None
+) -> tuple[list[str], Bool[np.ndarray, " texts"]]:
+    """The texts behind their prompt, cut to the counter's limit, and which were cut. Without a counter none is.
+
+    A text is cut between two of its tokens. The rest may make other tokens than before, so it is counted again, and
+    cut again while it is too long.
+    """
+    whole = [prompt + text if text else "" for text in texts]
+    if counter is None or counter.max_length is None:
+        return whole, np.zeros(len(texts), dtype=bool)
+    limit = counter.max_length
+    # What prompt and special tokens take.
+    own = int(counter.count([""])[0])
+    counted = counter.count(texts)
+    truncated = counted > limit
+    for row in np.flatnonzero(truncated).tolist():
+        whole[row] = prompt + _cut(texts[row], counter, limit, own)
+    return whole, truncated
+
+
+def _cut(text: str, counter: TokenCounter, limit: int, own: int) -> str:
+    ends = counter.spans([text])[0][:, 1]
+    keep = min(limit - own, len(ends))
+    while keep > 0:
+        shorter = text[: ends[keep - 1]]
+        over = int(counter.count([shorter])[0]) - limit
+        if over <= 0:
+            return shorter
+        keep -= over
+    raise ConfigError(f"embedding.max_seq_length is {limit}: prompt and special tokens leave no room for a text")
+
+
+# --- what comes back -----------------------------------------------------------------------------------------
+
+
+def rows_of(reply: Any, count: int) -> Float32[np.ndarray, "texts dims"]:
+    """The vectors in a reply, in the order of the texts.
+
+    Raises:
+        CallError: it is an error, or does not hold one vector of one length for each text.
+    """
+    refuse_error(reply)
+    data = reply.get("data")
+    if not isinstance(data, list) or len(data) != count or not all(isinstance(item, Mapping) for item in data):
+        raise invalid_reply(f"the reply holds no list of {count} vectors")
+    places = [item.get("index", place) for place, item in enumerate(data)]
+    if sorted(places, key=str) != sorted(range(count), key=str):
+        raise invalid_reply("the vectors of the reply are not numbered as the texts are")
+    rows = [vector_of(item.get("embedding")) for item in data]
+    if len({row.shape for row in rows}) != 1 or not len(rows[0]):
+        raise invalid_reply("the vectors of the reply differ in length, or are empty")
+    ordered = np.empty((count, len(rows[0])), np.float32)
+    ordered[places] = rows
+    return ordered
+
+
+def vector_of(value: Any) -> Float32[np.ndarray, " dims"]:
+    """A vector in either form: base64 of little-endian float32, or a list of numbers.
+
+    Raises:
+        CallError: it is neither.
+    """
+    try:
+        if isinstance(value, str):
+            return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4")
+        row = np.asarray(value, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise invalid_reply(f"a vector of the reply cannot be read: {error}") from error
+    if row.ndim != 1:
+        raise invalid_reply("a vector of the reply is no list of numbers")
+    return row
+
+
+def tokens_of(reply: Mapping[str, Any]) -> int | None:
+    """Tokens that the endpoint counted, or None."""
+    usage = reply.get("usage")
+    found = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+def in_words(failure: Failure, batch: Batch, settings: EmbeddingConfig) -> str:
+    """Why texts have no vector, which one it is where a single one is at fault, and what to do."""
+    kept = "; what has arrived is kept: run the same command again" if settings.row_cache else ""
+    if failure.status not in TOO_MUCH:
+        return f"{failure.message}{kept}"
+    text = batch.texts[0]
+    remedy = (
+        "choose a shorter chunking.max_tokens, or cut such texts: embedding.max_seq_length with embedding.tokenizer"
+        if settings.max_seq_length is None
+        else "lower embedding.max_seq_length"
+    )
+    return f"a text of {len(text):,} characters ('{one_line(text, 60)}') is refused: {failure.message}; {remedy}"
+
+
+# --- what it may cost ----------------------------------------------------------------------------------------
+
+
+def announcement(characters: int, chunks: int, settings: EmbeddingConfig) -> str | None:
+    """What a run may send and cost at most, by the size of the chunks; None where no price is stated."""
+    if settings.price_input is None:
+        return None
+    tokens = characters / _BYTES_PER_TOKEN
+    return (
+        f"embedding: {chunks:,} chunks, about {tokens:,.0f} tokens, about {money(tokens * settings.price_input / 1e6)} "
+        "if none of them is in the row cache"
+    )

@@ -25,7 +25,7 @@ from common.errors import ConfigError, UserError
 SKYPILOT = "skypilot[aws,gcp,kubernetes,lambda,runpod]>=0.12,<0.15"
 PREFIX = "proximity-"
 _NO_USAGE_COLLECTION = {"SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
-_STATUS_SECONDS = 300
+_SECONDS = 300  # for a question; a launch may take as long as the cloud does
 # The strictest of the clouds: Kubernetes names; SkyPilot appends 9 characters of its own.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?")
 _GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[1-9][0-9]*)?")
@@ -165,9 +165,9 @@ def provision(request: BoxRequest) -> Box:
     """
     tool = _needed_tool()
     known = {box.name for box in boxes()}
-    path = _task_file(request.cluster)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.write_text(task_text(request), encoding="utf-8")
+    if request.cluster not in known:
+        _known_hosts(request.cluster).unlink(missing_ok=True)  # of a box that took itself down
+    _write_task(request)
     try:
         _sky(tool, _launch_arguments(request.cluster))
         return connect(request.cluster)
@@ -190,8 +190,8 @@ def connect(name: str) -> Box:
     cluster = _cluster(name)
     box = _box(cluster, _ssh_settings(cluster))
     asked = [*box.ssh()[:-1], "-o", "BatchMode=yes", "-o", "ConnectTimeout=30", box.host, "pwd"]
-    done = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    home = done.stdout.strip()
+    done = _quietly(asked)
+    home = done.stdout.strip().rpartition("\n")[2]  # a login may print before
     if done.returncode or not home.startswith("/"):
         raise UserError(f"{cluster}: {box.host} does not answer over ssh: {one_line(done.stderr, 300)}")
     return Box(box.host, box.port, box.identity_file, box.options, home, cluster)
@@ -214,12 +214,11 @@ def boxes() -> list[BoxStatus]:
     Raises:
         UserError: SkyPilot is not there or does not say.
     """
-    command = [*_needed_tool(), "status", "--output", "json"]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_environment(), timeout=_STATUS_SECONDS
-    )
-    # The first call of a day says on the same stream that it starts a server.
-    listed = re.search(r"^\[.*", done.stdout, re.DOTALL | re.MULTILINE)
+    # Without --refresh, a box that took itself down would still be listed as up.
+    command = [*_needed_tool(), "status", "--refresh", "--output", "json"]
+    done = _quietly(command, env=_environment())
+    # That a server was started is said on the same stream, before.
+    listed = re.search(r"^\[\s*[\]{].*", done.stdout, re.DOTALL | re.MULTILINE)
     if done.returncode or listed is None:
         words = done.stderr.strip() or done.stdout.strip()
         raise UserError(f"{shlex.join(command)}: {one_line(words[-400:])}; needed: {SKYPILOT}")
@@ -275,6 +274,15 @@ def _sky(tool: list[str], arguments: list[str]) -> None:
         raise UserError(f"{said} (`sky check` tells which clouds are set up)")
 
 
+def _quietly(command: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{shlex.join(command)}: no answer in {_SECONDS} seconds") from None
+
+
 def _take_down(tool: list[str], cluster: str) -> None:
     try:
         _sky(tool, _down_arguments(cluster))
@@ -285,6 +293,12 @@ def _take_down(tool: list[str], cluster: str) -> None:
 
 
 # --- what lies on this machine -------------------------------------------------------------------------------
+
+
+def _write_task(request: BoxRequest) -> None:
+    path = _task_file(request.cluster)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_text(task_text(request), encoding="utf-8")
 
 
 def _task_file(cluster: str) -> Path:
@@ -300,9 +314,7 @@ def _ssh_settings(cluster: str) -> dict[str, str]:
     path = Path.home() / ".sky" / "generated" / "ssh" / cluster
     if not path.is_file():
         raise UserError(f"{cluster}: no box of this name is up ({path} is not there); see `sky status`")
-    done = subprocess.run(
-        ["ssh", "-G", "-F", str(path), cluster], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    done = _quietly(["ssh", "-G", "-F", str(path), cluster])
     if done.returncode:
         raise UserError(f"{path}: {one_line(done.stderr, 300)}")
     settings: dict[str, str] = {}
@@ -318,7 +330,7 @@ def _box(cluster: str, settings: dict[str, str]) -> Box:
         "IdentitiesOnly": "yes",
         "StrictHostKeyChecking": "accept-new",
         "HostKeyAlias": cluster,
-        "UserKnownHostsFile": str(_known_hosts(cluster)),
+        "UserKnownHostsFile": f'"{_known_hosts(cluster)}"',  # quoted: ssh reads several files here
     }
     if settings.get("proxycommand", "none") != "none":
         options["ProxyCommand"] = settings["proxycommand"]

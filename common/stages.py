@@ -16,7 +16,19 @@ from common.errors import MissingArtifact
 from common.keys import all_settings, digest
 from common.progress import Progress
 from common.provenance import code_fingerprint, git_state, installed_versions, python_version, same_code
-from common.store import Artifact, Part, Step, Store, acquire, disk_error, files_kept, now, open_store, waiting_for
+from common.store import (
+    Artifact,
+    Lock,
+    Part,
+    Step,
+    Store,
+    acquire,
+    disk_error,
+    files_kept,
+    now,
+    open_store,
+    waiting_for,
+)
 
 
 def nothing_outside(config: Any, cache_dir: Path) -> Mapping[str, str]:
@@ -169,7 +181,7 @@ class Session:
             lock = self.store.lock(step)
             acquire(lock, lambda: print(f"{step.stage} {step.key}: {waiting_for(lock)}", file=sys.stderr))
             try:
-                return self._build_locked(stage, step, inputs)
+                return self._build_locked(stage, step, inputs, lock)
             finally:
                 lock.release()
         except KeyboardInterrupt as error:
@@ -180,7 +192,9 @@ class Session:
                 raise
             raise problem from error
 
-    def _build_locked(self, stage: Stage, step: Step, inputs: Mapping[str, Artifact]) -> tuple[Artifact, bool]:
+    def _build_locked(
+        self, stage: Stage, step: Step, inputs: Mapping[str, Artifact], lock: Lock
+    ) -> tuple[Artifact, bool]:
         self.store.recover(step)
         found = None if self.fresh else self.find(stage)
         if found is not None:
@@ -193,8 +207,7 @@ class Session:
         try:
             rows = stage.compute(job)
         except BaseException:
-            if not part.finished_names():
-                part.discard()
+            part.discard_if_empty()
             raise
         if not isinstance(rows, int) or isinstance(rows, bool):
             raise TypeError(f"stage {stage.name}: compute must return its number of rows, not {rows!r}")
@@ -216,6 +229,7 @@ class Session:
             "packages": installed_versions(),
             "command": shlex.join(sys.argv),
         }
+        self.store.confirm(lock)
         return self.store.publish(step, part, facts), True
 
     def _code_note(self, stage: Stage, artifact: Artifact) -> str:

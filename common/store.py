@@ -127,13 +127,17 @@ class Artifact:
             raise CorruptArtifact(f"{path}: missing; {self.repair}")
         if path.stat().st_size != entry["bytes"]:
             raise CorruptArtifact(f"{path}: {path.stat().st_size} bytes instead of {entry['bytes']}; {self.repair}")
-        stamp = stamp_of(path)
+        stamp = self._stamp(name)
         known = self._stamps.get(name) == stamp
         if not known and sha256_of(path) != entry["sha256"]:
             raise CorruptArtifact(f"{path}: its checksum is not the manifest's; {self.repair}")
         self._stamps[name] = stamp
         self._checked[name] = True
         return not known
+
+    def _stamp(self, name: str) -> str:
+        """What changes when a file is no longer the one that was hashed."""
+        return stamp_of(self.folder / name)
 
     @cached_property
     def _stamps(self) -> dict[str, str]:
@@ -249,6 +253,11 @@ class Part:
         """Delete the folder, as far as that is possible."""
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def discard_if_empty(self) -> None:
+        """Delete the folder of a run that finished no file."""
+        if not self.finished_names():
+            self.discard()
+
     def clear(self) -> None:
         """Start over: delete everything finished so far."""
         self.discard()
@@ -351,7 +360,7 @@ class Store:
         folder, part = self.folder(step), self.part_folder(step)
         parked = sorted(folder.parent.glob(f"{step.key}.old-*"))
         if not folder.exists() and (part / MANIFEST).is_file():
-            _strip(part)
+            strip(part)
             part.rename(folder)
         if not folder.exists() and parked:
             parked.pop().rename(folder)
@@ -383,11 +392,14 @@ class Store:
         for folder in [part.path, *(path for path in part.path.rglob("*") if path.is_dir())]:
             sync(folder)
         replace_text(part.path / MANIFEST, manifest_text(step, files, facts))
-        _strip(part.path)
+        strip(part.path)
         self._swap(step, part)
         artifact = open_artifact(self.folder(step))
         _stamp_new_files(artifact)
         return artifact
+
+    def confirm(self, lock: Lock) -> None:
+        """Raise UserError when this run has lost its lock. Call before publishing."""
 
     def _swap(self, step: Step, part: Part) -> None:
         folder = self.folder(step)
@@ -466,7 +478,7 @@ def is_scratch(name: str) -> bool:
     return name.split("/")[0] == SCRATCH
 
 
-def _strip(part: Path) -> None:
+def strip(part: Path) -> None:
     """Remove from a complete part what is not published."""
     shutil.rmtree(part / SCRATCH, ignore_errors=True)
     (part / PART_NOTE).unlink(missing_ok=True)
@@ -498,15 +510,28 @@ def open_artifact(folder: Path, repair: str = "") -> Artifact:
     repair = repair or "delete this folder and run its stage again"
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        stated = manifest.pop("manifest_sha256")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise CorruptArtifact(f"{path}: unreadable ({type(error).__name__}); {repair}") from error
+    return Artifact(folder, checked_manifest(text, str(path), folder.name, repair), repair)
+
+
+def checked_manifest(text: str, place: str, key: str, repair: str) -> dict[str, Any]:
+    """A manifest, once it is that of `key` and as it was written.
+
+    Raises:
+        CorruptArtifact: it does not parse, was changed, or belongs elsewhere.
+    """
+    try:
+        manifest = json.loads(text)
+        stated = manifest.pop("manifest_sha256")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CorruptArtifact(f"{place}: unreadable ({type(error).__name__}); {repair}") from error
     if digest(manifest, 64) != stated:
-        raise CorruptArtifact(f"{path}: was changed after it was written; {repair}")
-    if folder.name != manifest["key"]:
-        raise CorruptArtifact(f"{path}: belongs to key {manifest['key']}; {repair}")
-    return Artifact(folder, manifest, repair)
+        raise CorruptArtifact(f"{place}: was changed after it was written; {repair}")
+    if key != manifest["key"]:
+        raise CorruptArtifact(f"{place}: belongs to key {manifest['key']}; {repair}")
+    return manifest
 
 
 def acquire(lock: Lock, on_wait: Any) -> None:

@@ -1,0 +1,162 @@
+"""Who builds a key behind a URL: a lock file on this machine, and an object that says so to the others.
+
+The lease names its owner and is written again every `BEAT` seconds. A waiter takes it over once it has not changed for
+`STALE` seconds by the waiter's own clock (no clock is compared with another), or at once when it was written from this
+very mirror: its lock file is ours, so that process is dead.
+
+Where the store keeps the condition "only if there is none" (S3, GCS), one of two that come at the same moment wins.
+Some servers that speak S3 accept the condition and ignore it; that is found out by asking again, and then, as after a
+take-over, the winner is whoever the object names `SETTLE` seconds later. No lease is a fence: a machine that slept
+through its own take-over may write on. It does no harm, for an object's name holds its content's hash and a manifest
+is one object; what it costs is work done twice. It learns of it before it publishes (`confirm`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from common.errors import UserError
+from common.remote_objects import Objects, RemoteError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+BEAT, STALE, SETTLE, POLL = 10.0, 45.0, 1.0, 0.5  # seconds
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who holds a key: `beat` counts its signs of life, `mirror` is the folder on its machine, by a random id."""
+
+    owner: str
+    mirror: str
+    host: str
+    process: int
+    beat: int = 0
+
+
+class RemoteLock:
+    """The lock of one key: the lock file of this machine's mirror, then the lease. `holder` says who has it."""
+
+    def __init__(self, objects: Objects, name: str, local: FileLock, mirror: str) -> None:
+        self.objects, self.name, self.holder = objects, name, ""
+        self._local = local
+        self._mine = Lease(os.urandom(8).hex(), mirror, socket.gethostname(), os.getpid())
+        self._watched: tuple[Lease, float] | None = None
+        self._stop = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def acquire(self, timeout: float | None = None) -> None:
+        """Take it, waiting at most `timeout` seconds.
+
+        Raises:
+            filelock.Timeout: another run holds it.
+        """
+        from filelock import Timeout
+
+        started = time.monotonic()
+        self._local.acquire(timeout=-1 if timeout is None else timeout)
+        try:
+            while not self._taken():
+                if timeout is not None and time.monotonic() - started > timeout:
+                    raise Timeout(self.objects.address(self.name))
+                time.sleep(POLL)
+        except BaseException:
+            self._local.release()
+            raise
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
+
+    def release(self) -> None:
+        """Give it back; what cannot be given back for want of a network goes stale."""
+        self._stop.set()
+        try:
+            if self._beating:
+                self._beating.join()
+            if self._is_mine(self._read(tries=1)):
+                self.objects.remove([self.name])
+        except RemoteError:
+            pass
+        finally:
+            self._local.release()
+
+    def confirm(self) -> None:
+        """Raise UserError when another run has taken this key over."""
+        if not self._is_mine(self._read()):
+            raise UserError(
+                f"{self.objects.address(self.name)}: another run took this key over, because this one gave no sign of "
+                f"life for {STALE:.0f} s; what was finished is kept: run the same command again"
+            )
+
+    # --- taking it
+
+    def _taken(self) -> bool:
+        seen = self._read()
+        if seen is None:
+            return self._create()
+        if seen.mirror == self._mine.mirror or self._is_silent(seen):
+            self._write()
+            return self._settled()
+        self.holder = (
+            f" ({seen.host}, process {seen.process}; taken over if it gives no sign of life for {STALE:.0f} s)"
+        )
+        return False
+
+    def _create(self) -> bool:
+        value = _bytes(self._mine)
+        if not self.objects.create(self.name, value):
+            return False
+        # A second one must be refused; where it is not, the condition means nothing here.
+        return not self.objects.create(self.name, value) or self._settled()
+
+    def _settled(self) -> bool:
+        time.sleep(SETTLE)
+        return self._is_mine(self._read())
+
+    def _is_silent(self, seen: Lease) -> bool:
+        if self._watched is None or self._watched[0] != seen:
+            self._watched = (seen, time.monotonic())
+        return time.monotonic() - self._watched[1] > STALE
+
+    def _is_mine(self, seen: Lease | None) -> bool:
+        return seen is not None and seen.owner == self._mine.owner
+
+    # --- keeping it
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT):
+            try:
+                seen = self._read(tries=1)
+                if seen is not None and not self._is_mine(seen):
+                    return  # taken over; `confirm` will tell
+                self._mine = replace(self._mine, beat=self._mine.beat + 1)
+                self._write()
+            except Exception:
+                continue  # the network may come back before this goes stale
+
+    def _write(self) -> None:
+        self.objects.write(self.name, _bytes(self._mine))
+
+    def _read(self, tries: int = 4) -> Lease | None:
+        return read_lease(self.objects, self.name, tries)
+
+
+def read_lease(objects: Objects, name: str, tries: int = 4) -> Lease | None:
+    """Who holds a key; None when nobody does, or what is there is no lease."""
+    value = objects.read(name, tries=tries)
+    if value is None:
+        return None
+    try:
+        return Lease(**json.loads(value))
+    except (ValueError, TypeError):
+        return None
+
+
+def _bytes(lease: Lease) -> bytes:
+    return json.dumps(asdict(lease)).encode()

@@ -14,12 +14,15 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chunking import chunk_batch, needs_counter, sentence_identity, token_limit
 from common.cli import run_script
 from common.console import say
+from common.engines import map_shards
 from common.errors import CorruptArtifact, UserError
 from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
@@ -67,14 +70,32 @@ def token_counter(config: Config) -> TokenCounter | None:
 
 def compute_chunks(job: Job) -> int:
     """Cut every shard of documents that is not cut yet; returns the number of chunks."""
-    documents, counter = job.inputs["documents"], token_counter(job.config)
-    names = documents.names("documents-*.parquet")
-    for name in job.progress.track(names, label="chunks"):
-        target = name.replace("documents-", "chunks-")
-        if not job.part.finished(target):
-            job.part.write_table(target, chunk_table(documents.table(name), job.config.chunking, counter))
+    names = job.inputs["documents"].names("documents-*.parquet")
+    missing = [name for name in names if not job.part.finished(_chunks_file(name))]
+    with job.progress.bar("chunks", len(names)) as bar:
+        bar.advance(len(names) - len(missing))
+        for _ in map_shards(job, Chunker, missing):
+            bar.advance()
+    counter = token_counter(job.config)
     limit = token_limit(job.config.chunking, counter).most if counter else job.config.chunking.max_chars
     return _finish_chunks(job, names, limit)
+
+
+class Chunker:
+    """Cuts shards of documents; the tokenizer is loaded once."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.counter = job, token_counter(job.config)
+
+    def __call__(self, name: str) -> int:
+        """The number of chunks."""
+        chunks = chunk_table(self.job.inputs["documents"].table(name), self.job.config.chunking, self.counter)
+        self.job.part.write_table(_chunks_file(name), chunks)
+        return len(chunks)
+
+
+def _chunks_file(documents: str) -> str:
+    return documents.replace("documents-", "chunks-")
 
 
 def chunk_table(documents: pa.Table, settings: ChunkingConfig, counter: TokenCounter | None) -> pa.Table:
@@ -111,7 +132,7 @@ def _finish_chunks(job: Job, names: list[str], limit: int) -> int:
     unchunked: list[str] = []
     parts = {"tokens": [np.empty(0, np.int32)], "start": [np.empty(0, np.int64)], "end": [np.empty(0, np.int64)]}
     for name in names:
-        table = job.part.read_table(name.replace("documents-", "chunks-"), columns=["doc_id", *parts])
+        table = job.part.read_table(_chunks_file(name), columns=["doc_id", *parts])
         chunked = set(table["doc_id"].unique().to_pylist())
         ids = job.inputs["documents"].table(name, columns=["doc_id"])["doc_id"].to_pylist()
         unchunked += [doc_id for doc_id in ids if doc_id not in chunked]
@@ -182,35 +203,85 @@ def compute_vectors(job: Job) -> int:
 
 
 def embed_with(job: Job, make: Callable[[Job], Embedder]) -> int:
-    """Embed every shard of `chunks` by the embedder that `make` gives; returns the number of vectors."""
+    """Embed every shard of `chunks` by the embedder that `make` gives; returns the number of vectors.
+
+    Args:
+        make: importable by name, as the workers of `common.engines` are. Called here first (what is fitted, is fitted
+            and saved here), then once by each worker.
+    """
     chunks = job.inputs["chunks"]
     if not chunks.rows:
         raise UserError(f"{chunks.folder}: there is no chunk to embed; check the sources in the config")
     embedder = make(job)
-    cache = open_cache(job, embedder)
-    names = chunks.names("chunks-*.parquet")
-    first = computed = 0
+    shards = chunk_shards(chunks)
+    missing = [shard for shard in shards if not job.part.finished(_marker(shard.name))]
     with job.progress.bar("vectors", chunks.rows) as bar:
-        for name in names:
-            if not job.part.finished(_marker(name)):
-                computed += embed_shard(job, name, first, embedder, cache)
-            rows = job.part.read_json(_marker(name))["chunks"]
-            bar.advance(rows)
-            first += rows
-    job.device = embedder.device
-    _note_run(job, computed)
-    return _finish_vectors(job, embedder, names)
+        bar.advance(chunks.rows - sum(shard.rows for shard in missing))
+        made = []
+        for shard, one in map_shards(job, partial(ShardEmbedder, make=make), missing, device=_device(job.config)):
+            made.append(one)
+            bar.advance(shard.rows)
+    job.device = next((one.device for one in made if one.device != "none"), embedder.device)
+    _note_run(job, sum(one.computed for one in made))
+    return _finish_vectors(job, embedder, [shard.name for shard in shards])
+
+
+def _device(config: Config) -> str:
+    return "cpu" if config.embedding.engine == "lsa" else config.embedding.device
+
+
+@dataclass(frozen=True)
+class ChunkShard:
+    """A file of chunks, the global row of its first chunk, and how many it holds."""
+
+    name: str
+    first: int
+    rows: int
+
+
+def chunk_shards(chunks: Artifact) -> list[ChunkShard]:
+    """The shards in order; their rows are counted in the files' footers, so that any of them can be done first."""
+    import pyarrow.parquet as pq
+
+    shards, first = [], 0
+    for name in chunks.names("chunks-*.parquet"):
+        rows = pq.read_metadata(chunks.path(name)).num_rows
+        shards.append(ChunkShard(name, first, rows))
+        first += rows
+    return shards
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What embedding one shard came to: texts that were not cached, and the device (`none`: no model was needed)."""
+
+    computed: int
+    device: str
+
+
+class ShardEmbedder:
+    """Embeds shards of chunks; model and cache are opened once."""
+
+    def __init__(self, job: Job, make: Callable[[Job], Embedder]) -> None:
+        self.job, self.embedder = job, make(job)
+        self.cache = open_cache(job, self.embedder)
+
+    def __call__(self, shard: ChunkShard) -> Embedded:
+        """Writes the files of one shard."""
+        computed = embed_shard(self.job, shard.name, shard.first, self.embedder, self.cache)
+        return Embedded(computed, self.embedder.device)
 
 
 def make_embedder(job: Job) -> Embedder:
     """The engine the config names; LSA is fitted now, unless a killed run of this artifact has done so."""
-    from common.embedders import fitted_lsa, model_embedder
+    from common.embedders import LSA_PROJECTION, fitted_lsa, model_embedder
 
     settings = job.config.embedding
     if settings.engine != "lsa":
         return model_embedder(settings, vector_content(job.config, job.cache_dir).get("model", ""))
+    fitted = job.part.finished(LSA_PROJECTION)
     embedder = fitted_lsa(job.part, lambda: sample_texts(job.inputs["chunks"], settings.fit_documents), settings)
-    if embedder.dimensions < settings.dimensions:
+    if not fitted and embedder.dimensions < settings.dimensions:
         say(f"lsa: {embedder.dimensions} dimensions instead of {settings.dimensions}: the corpus spans no more")
     return embedder
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from common.arrays import ShardedArray
     from common.drift import PlacedChunks
+    from common.embedders import Embedder
     from common.placement import FittedPaths, Joined
 
 NO_SOURCES = "no new documents in this config; name corpora of them in extension.sources"
@@ -112,12 +113,17 @@ def compute_new_chunks(job: Job) -> int:
 
 def compute_new_vectors(job: Job) -> int:
     """Embed the new chunks by the embedder of the corpus, as it was fitted."""
-    from common.embedders import load_embedder
-
-    mine = replace(job, inputs={"chunks": job.inputs["extension_chunks"]})
-    rows = embed_with(mine, lambda _: load_embedder(job.inputs["vectors"], job.config.embedding))
+    mine = replace(job, inputs={"chunks": job.inputs["extension_chunks"], "vectors": job.inputs["vectors"]})
+    rows = embed_with(mine, corpus_embedder)
     job.device = mine.device
     return rows
+
+
+def corpus_embedder(job: Job) -> Embedder:
+    """The embedder that made the corpus's vectors."""
+    from common.embedders import load_embedder
+
+    return load_embedder(job.inputs["vectors"], job.config.embedding)
 
 
 SCRIPT = "extend_clusters.py"

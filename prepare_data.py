@@ -169,7 +169,7 @@ def _shard_name(source: int, shard: int) -> str:
 def _row_count(part: Part, name: str) -> int:
     import pyarrow.parquet as pq
 
-    return pq.read_metadata(part.path / f"{name}.parquet").num_rows
+    return pq.read_metadata(part.local(f"{name}.parquet")).num_rows
 
 
 @dataclass(frozen=True)

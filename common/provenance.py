@@ -21,10 +21,13 @@ _NOT_RESULTS = {
     "common.cli",
     "common.configs",
     "common.console",
+    "common.engines",
     "common.errors",
     "common.keys",
+    "common.process_engine",
     "common.progress",
     "common.provenance",
+    "common.ray_engine",
     "common.stages",
     "common.store",
 }

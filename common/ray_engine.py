@@ -1,0 +1,397 @@
+"""`engine=ray`: shards computed on a Ray cluster, by Ray Data's streaming `map_batches` over our own workers.
+
+The cluster is the one that RAY_ADDRESS names (environment or `.env`), else one of `workers` CPUs on this machine, which
+lives as long as this process. The data folder must be one that every node sees: a shared path, or a URL. Our code
+travels (the files that git tracks); its packages must be installed on the nodes: `uv sync --extra ray`.
+
+Of Ray Data only the core is used, never `ray[llm]`: that pins an old vllm, and waits in silence for a GPU.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.engines import (
+    MOST_TRIES,
+    MakeReader,
+    MakeWorker,
+    Receiver,
+    RemoteWorker,
+    Reply,
+    Result,
+    Shard,
+    Source,
+    died_too_often,
+    pack,
+    packed_reply,
+    travelling,
+    unpack,
+)
+from common.errors import UserError
+from common.provenance import PROJECT_ROOT
+from common.stages import Job
+from common.store import TEMPORARY, Part
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MEGABYTE = 1_000_000
+WAIT_SECONDS = 60  # for the first worker to get its CPU or GPU
+# A shard may take long: so many minutes without a single one finished are taken for a cluster that hangs.
+STUCK_MINUTES = 360
+# Read by Ray when it is imported, by this process and by those that it starts.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Under `uv run`, Ray would by default send the whole folder, data included, to every worker and sync it there.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+
+
+# --- this side: shards out, replies in -----------------------------------------------------------------------
+
+
+def map_on_ray(
+    job: Job, make_worker: MakeWorker[Shard, Result], shards: Sequence[Shard], workers: int, device: str
+) -> Iterator[tuple[Shard, Result]]:
+    """As `common.engines.map_shards`, on a cluster; at most `workers` at a time, as many as get a CPU (and a GPU)."""
+    connect(workers)
+    import ray.data
+
+    rows = [{"number": number, "shard": pack(shard)} for number, shard in enumerate(shards)]
+    with _run_of(job) as run:
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        dataset = _mapped(dataset, _Task(pack((run.job, make_worker)), run), workers, device)
+        for number, result in run.results(dataset):
+            yield shards[number], result
+
+
+def stream_on_ray(
+    job: Job,
+    make_reader: MakeReader[Source, Shard],
+    sources: Sequence[Source],
+    make_worker: MakeWorker[Shard, Result],
+    workers: int,
+) -> Iterator[Result]:
+    """As `common.engines.map_streams`, on a cluster: sources are read by tasks, several at once.
+
+    A reader that dies is begun again by Ray, which drops what it had given before: hence its shards must be the same.
+    """
+    connect(workers)
+    import ray.data
+
+    rows = [{"number": number, "source": pack(source)} for number, source in enumerate(sources)]
+    with _run_of(job) as run:
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        # No CPU of its own: a reader that held the last one would wait for ever for a worker that waits for it.
+        dataset = dataset.map_batches(
+            partial(_read, task=_Task(pack((run.job, make_reader)), run)),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=0,
+            concurrency=min(len(sources), workers),
+        )
+        dataset = _mapped(dataset, _Task(pack((run.job, make_worker)), run), workers, "cpu")
+        for _, result in run.results(dataset):
+            yield result
+
+
+def _mapped(dataset: Any, task: _Task, workers: int, device: str) -> Any:
+    """The dataset of replies: an actor pool that grows to `workers`, a shard at a time."""
+    return dataset.map_batches(
+        ShardActor,
+        fn_constructor_args=(task,),
+        batch_size=1,
+        batch_format="pyarrow",
+        concurrency=(1, workers),
+        num_cpus=1,
+        num_gpus=_gpus(device),
+        # A lost actor comes back with the shard it had; `_Tries` says when that is enough.
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+
+
+def _gpus(device: str) -> int:
+    """GPUs of a worker.
+
+    Raises:
+        UserError: it wants one and no node has any, or it wants a certain one.
+    """
+    import ray
+
+    if device.startswith("cuda:"):
+        raise UserError(f"device '{device}': with engine=ray every worker gets its own GPU; say cuda")
+    found = ray.cluster_resources().get("GPU", 0)
+    if device == "cuda" and not found:
+        raise UserError("device 'cuda': no node of the Ray cluster has a GPU; add one, or set the device to cpu")
+    return int(device in ("auto", "cuda") and found >= 1)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pass over the shards: what every worker knows of it.
+
+    Args:
+        name: random.
+        job: with absolute paths.
+        folder: where this run was started, which relative paths in the config start from.
+        token: a file beside the shards; a node that does not see it does not see the data folder. None behind a URL.
+        node: the node of the driver.
+    """
+
+    name: str
+    job: Job
+    folder: str
+    token: Path | None
+    node: str
+
+    def results(self, dataset: Any) -> Iterator[tuple[int, Any]]:
+        """(number of the shard, result) as they come.
+
+        Raises:
+            UserError: a worker's; or the cluster's, in a line.
+        """
+        import ray
+
+        receiver = Receiver()
+        try:
+            for row in dataset.iter_rows():
+                yield row["number"], receiver.result(unpack(row["reply"]))
+        except (ray.exceptions.RayError, ray.data.exceptions.RayDataException) as error:
+            told = f"ray: {_in_a_line(error)}; finished shards are kept, run the same command again"
+            raise UserError(told) from error
+
+
+@contextmanager
+def _run_of(job: Job) -> Generator[_Run]:
+    """Leave the token, and take it and the counts of tries away in the end."""
+    import ray
+
+    name, node = os.urandom(8).hex(), ray.get_runtime_context().get_node_id()
+    job = _absolute(travelling(job))
+    token = None
+    if type(job.part) is Part:
+        job.part.path.mkdir(parents=True, exist_ok=True)
+        # Of a run that is killed it stays; the store deletes files of such names when it opens the folder again.
+        token = job.part.path / f"{TEMPORARY}ray-{name}"
+        token.touch()
+    try:
+        yield _Run(name, job, str(Path.cwd()), token, node)
+    finally:
+        if token:
+            token.unlink(missing_ok=True)
+        with suppress(Exception):
+            _Tries(name).forget()
+
+
+def _absolute(job: Job) -> Job:
+    """The job with the places on this machine as absolute paths: a worker starts in another folder."""
+    inputs = {name: replace(item, folder=item.folder.absolute()) for name, item in job.inputs.items()}
+    part = replace(job.part, path=job.part.path.absolute())
+    return replace(job, inputs=inputs, part=part, cache_dir=job.cache_dir.absolute())
+
+
+def _in_a_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+# --- the cluster ---------------------------------------------------------------------------------------------
+
+
+def connect(workers: int) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, or start one; once a process.
+
+    Raises:
+        UserError: Ray is not installed, the cluster cannot be reached, or it has no CPU.
+    """
+    os.environ.update(QUIET)
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError(f"engine=ray needs Ray ({error}); to install it: uv sync --extra ray") from error
+    if not ray.is_initialized():
+        _init(address_wanted(), workers)
+        atexit.register(ray.shutdown)
+    _set_context()
+    if ray.cluster_resources().get("CPU", 0) < 1:
+        raise UserError("engine=ray: the cluster has no node with a CPU; start one: ray start --address=HEAD")
+
+
+def address_wanted() -> str:
+    """RAY_ADDRESS of the environment, else of the nearest `.env`; empty for a cluster of this process's own."""
+    from dotenv import dotenv_values, find_dotenv
+
+    found = os.environ.get("RAY_ADDRESS") or dotenv_values(find_dotenv(usecwd=True)).get("RAY_ADDRESS")
+    return (found or "").strip()
+
+
+def _init(address: str, workers: int) -> None:
+    import ray
+
+    common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address in ("", "local"):
+        # Blocks of rows that are read pass through the object store: one for each worker, and some that wait.
+        store = (1 + workers) * 75 * MEGABYTE
+        ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=store, **common)
+        return
+    _check_address(address)
+    with _tracked_code() as folder:
+        environment = {"working_dir": str(folder), "env_vars": QUIET}
+        try:
+            ray.init(address, runtime_env=environment, **common)
+        except Exception as error:
+            raise UserError(
+                f"RAY_ADDRESS={address}: {_in_a_line(error)}; run this on a node of the cluster, or start one there: "
+                "ray start --address=HEAD:6379"
+            ) from error
+
+
+def _check_address(address: str) -> None:
+    """Find out in seconds what `ray.init` finds out in minutes."""
+    if address.startswith("ray://"):
+        raise UserError(f"RAY_ADDRESS={address}: Ray Client carries no streams; give HEAD:6379 and run on a node")
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        return  # "auto"
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"RAY_ADDRESS={address}: nothing answers there ({error}); start it: ray start --head"
+        ) from error
+
+
+@contextmanager
+def _tracked_code() -> Generator[Path]:
+    """A copy of the files that git tracks, as they are now: code, and nothing private that lies beside it."""
+    listed = subprocess.run(
+        ["git", "-C", str(PROJECT_ROOT), "ls-files", "-z", "*.py", "common/assets"], capture_output=True, check=False
+    )
+    if listed.returncode != 0:
+        raise UserError(f"{PROJECT_ROOT}: not a git checkout, so which files a remote Ray cluster needs is not known")
+    with tempfile.TemporaryDirectory(prefix="corpus-proximity-") as name:
+        for file in filter(None, os.fsdecode(listed.stdout).split("\0")):
+            if (PROJECT_ROOT / file).is_file():
+                target = Path(name, file)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(PROJECT_ROOT / file, target)
+        yield Path(name)
+
+
+def _set_context() -> None:
+    import ray.data
+
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Every shard is a block of its own: small ones would be gathered until there are 128 MB of them.
+    context.target_max_block_size = 1
+    context.wait_for_min_actors_s = WAIT_SECONDS
+    context.execution_no_progress_timeout_s = STUCK_MINUTES * 60
+
+
+# --- the worker's side ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker or reader is made of."""
+
+    payload: bytes
+    run: _Run
+
+    def make(self) -> Any:
+        """The worker, where it runs: in the driver's folder, with a cache of this node.
+
+        Raises:
+            UserError: this node does not see the data folder.
+        """
+        if self.run.token and not self.run.token.exists():
+            raise UserError(
+                f"node {socket.gethostname()} does not see {self.run.token.parent}, where the driver writes; "
+                "set data_dir to a folder that all nodes share, or to a URL: data_dir=s3://bucket/folder"
+            )
+        if Path(self.run.folder).is_dir():
+            os.chdir(self.run.folder)
+        job, make = unpack(self.payload)
+        return make(replace(job, cache_dir=_node_cache(job.cache_dir, self.run.node)))
+
+
+def _node_cache(cache_dir: Path, driver: str) -> Path:
+    """The driver's cache on its own node. Elsewhere one of the node: SQLite's locks do not hold over a network."""
+    import ray
+
+    if ray.get_runtime_context().get_node_id() == driver:
+        return cache_dir
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corpus-proximity"
+
+
+class ShardActor:
+    """One worker of a stage, in Ray Data's `map_batches`."""
+
+    def __init__(self, task: _Task) -> None:
+        self._worker = RemoteWorker(task.make)
+        self._tries = _Tries(task.run.name)
+
+    def __call__(self, batch: pa.Table) -> Mapping[str, list[Any]]:
+        """A table of one shard -> the reply to it."""
+        number, shard = batch["number"][0].as_py(), batch["shard"][0].as_py()
+        reply = batch["reply"][0].as_py() if "reply" in batch.column_names else b""
+        return {"number": [number], "reply": [reply or self._answer(shard)]}
+
+    def _answer(self, shard: bytes) -> bytes:
+        if self._tries.begin(shard) > MOST_TRIES:
+            return pack(Reply(error=died_too_often(unpack(shard), "killed, or its node was lost")))
+        return self._worker(shard)
+
+
+def _read(batch: pa.Table, task: _Task) -> Iterator[Mapping[str, list[Any]]]:
+    """A reading task: one source -> its shards, a row each; what is raised goes on as the reply to a shard."""
+    number = batch["number"][0].as_py()
+    try:
+        for shard in task.make()(unpack(batch["source"][0].as_py())):
+            yield {"number": [number], "shard": [pack(shard)], "reply": [b""]}
+    except Exception as error:
+        yield {"number": [number], "shard": [b""], "reply": [packed_reply(Reply(error=error))]}
+
+
+@dataclass(frozen=True)
+class _Tries:
+    """How often each shard of a run was begun, kept by the head of the cluster: a dead worker cannot tell."""
+
+    run: str
+
+    def begin(self, shard: bytes) -> int:
+        """Count one more try of a shard; returns which it is."""
+        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+        key = f"{self.run}/{blake2b(shard, digest_size=16).hexdigest()}".encode()
+        tries = int(_internal_kv_get(key) or 0) + 1
+        _internal_kv_put(key, str(tries).encode(), overwrite=True)
+        return tries
+
+    def forget(self) -> None:
+        """Delete the counts of this run."""
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        _internal_kv_del(self.run.encode(), del_by_prefix=True)

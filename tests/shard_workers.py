@@ -1,0 +1,125 @@
+"""Workers for the tests of the engines, importable by name in another process; a shard is a file of numbers to add."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+from common.stages import Job
+
+
+@dataclass(frozen=True)
+class Total:
+    """What a worker tells: the sum, and which process worked with how many threads."""
+
+    total: int
+    process: int
+    threads: str
+
+
+@dataclass(frozen=True)
+class Adder:
+    """Sums the numbers of a shard `name`, and writes the sum to `name` in the part."""
+
+    job: Job
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        name, last = numbers
+        total = sum(range(last))
+        self.job.part.write_json(name, total)
+        return Total(total, os.getpid(), os.environ.get("OMP_NUM_THREADS", ""))
+
+
+class SlowAdder(Adder):
+    """Takes a moment, so that every worker gets a shard."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        time.sleep(0.2)
+        return super().__call__(numbers)
+
+
+class DiesOnce(Adder):
+    """Is killed in the middle of shard `dies.json`, the first time."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        kill_once(self.job, "tried.json", numbers[0] == "dies.json")
+        return super().__call__(numbers)
+
+
+class AlwaysDies(Adder):
+    """Is killed in the middle of shard `dies.json`, every time."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        if numbers[0] == "dies.json":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(numbers)
+
+
+class Refuses(Adder):
+    """Finds fault with shard `bad.json`, and says so on stderr for every shard."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        print("note: the same in every process", file=sys.stderr)
+        if numbers[0] == "bad.json":
+            raise UserError("bad.json: is bad; mend it")
+        if numbers[0] == "odd.json":
+            raise ZeroDivisionError("of our own")
+        return super().__call__(numbers)
+
+
+class Unmakeable(Adder):
+    """A worker that cannot be made."""
+
+    def __init__(self, job: Job) -> None:
+        raise UserError("the model is not there; fetch it")
+
+
+class Sleeper(Adder):
+    """Never ends; tells which process it is."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        self.job.part.write_json(f"{os.getpid()}.json", 0)
+        time.sleep(600)
+        raise AssertionError("nobody stopped this process")
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A reader: (name, n) -> n shards of it; says in the part how far it has read."""
+
+    job: Job
+
+    def __call__(self, source: tuple[str, int]) -> Iterator[tuple[str, int]]:
+        name, count = source
+        for number in range(count):
+            self.job.part.write_json(f"scratch/{name}.json", number)
+            yield f"{name}-{number}.json", number
+        if name == "broken":
+            raise UserError("broken: cannot be read further")
+
+
+def kill_once(job: Job, note: str, now: bool) -> None:
+    """Kill this process if it is time and no process has been killed here yet."""
+    if now and not job.part.finished(note):
+        job.part.write_json(note, os.getpid())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def shards(count: int) -> list[tuple[str, int]]:
+    """Shards `0.json` to `count-1.json`."""
+    return [(f"{number}.json", number) for number in range(count)]
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs (one that has ended and that nobody asked for is not alive)."""
+    status = Path(f"/proc/{process}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

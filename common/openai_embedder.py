@@ -17,10 +17,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from common.token_counters import TokenCounter
 
+Result = TypeVar("Result")
 # OpenAI takes 2,048 texts in a request; servers of one's own often fewer, and say so.
 REQUEST_TEXTS = 256
 _BYTES_PER_TOKEN = 4
@@ -130,19 +132,25 @@ class OpenAIEmbedder:
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Encoded:
         sent, truncated = cut_texts([without_surrogates(text) for text in texts], prompt, self._counter)
-        found, failure = asyncio.run(self._ask(sent))
-        width = next((len(vectors.rows[0]) for _, vectors in found), self.config.truncate_dimensions or 0)
-        # No text, no vector: an endpoint refuses an empty one.
-        filled = np.full((len(texts), width), np.nan, np.float32)
+        found, failure = run_here(self._ask(sent))
+        if failure and not found:
+            raise UserError(f"embedding: {failure}")
+        filled = self._placed(sent, found)
+        if failure:
+            raise PartlyEncoded(f"embedding: {failure}", Encoded(filled, truncated))
+        return Encoded(filled, truncated)
+
+    def _placed(self, sent: Sequence[str], found: Sequence[tuple[Batch, Vectors]]) -> Float32[np.ndarray, "texts dims"]:
+        """Unit vectors in the order of the texts: NaN where there is none, zeros for an empty text, which no endpoint
+        takes."""
+        width = found[0][1].rows.shape[1] if found else self.config.truncate_dimensions or 0
+        filled = np.full((len(sent), width), np.nan, np.float32)
         filled[[row for row, text in enumerate(sent) if not text]] = 0
         for batch, vectors in found:
             if vectors.rows.shape[1] != width:
                 raise UserError(f"{self.device} gives vectors of {width} and of {vectors.rows.shape[1]} dimensions")
             filled[list(batch.rows)] = vectors.rows
-        encoded = Encoded(unit_rows(filled), truncated)
-        if failure:
-            raise PartlyEncoded(f"embedding: {failure}", encoded)
-        return encoded
+        return unit_rows(filled)
 
     async def _ask(self, texts: Sequence[str]) -> tuple[list[tuple[Batch, Vectors]], str | None]:
         """The replies, and why some are missing."""
@@ -173,6 +181,16 @@ class OpenAIEmbedder:
         self.requests += len(found)
         self.tokens += sum(vectors.tokens or estimated_tokens(batch.texts) for batch, vectors in found)
         self.spent += sum(vectors.cost or 0.0 for _, vectors in found)
+
+
+def run_here(work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, also where an event loop is running already (a notebook), in a thread of its own then."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(work)).result()
 
 
 class Allowance:

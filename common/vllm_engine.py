@@ -280,7 +280,7 @@ def check_devices(count: int, section: str) -> None:
     if not kind:
         raise UserError(
             f"{section}.engine 'vllm': vLLM finds no device here that it can run on (its usual build needs a GPU: "
-            "check nvidia-smi); without one use engine 'transformers' or 'sentence_transformers', or 'openai' for a server"
+            "check nvidia-smi); without one use engine 'transformers', 'sentence_transformers' or 'openai'"
         )
     # ROCm is called cuda too; the other kinds count no devices.
     there = current_platform.device_count() if kind in ("cuda", "xpu") else count

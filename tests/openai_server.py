@@ -7,10 +7,17 @@
 It speaks /v1/chat/completions and /v1/completions, plain and as server-sent events. The model is decoded by the
 plainest loop there is (one sequence, no cache, no padding): the reference for engines that batch. A function of the
 request's body may take the model's place, where a test is about what is done with certain words.
+
+    with embedding_server() as server:
+        settings = EmbeddingConfig(engine="openai", base_url=server.base_url, model="lsa", api_key_variable="")
+
+It speaks /v1/embeddings with a real embedder behind it, and refuses what other servers refuse: empty texts, texts that
+are too long, too many texts in one request.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -19,7 +26,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tests.models import TRAINING_TEXT
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float32
 
 # --- what answers --------------------------------------------------------------------------------------------
 
@@ -119,6 +132,55 @@ def _choice(scores: Any, temperature: float, generator: Any) -> int:
     return int(torch.multinomial(torch.softmax(scores / temperature, -1), 1, generator=generator))
 
 
+# --- what embeds ---------------------------------------------------------------------------------------------
+
+
+class LsaVectors:
+    """LSA of the training text, 8 dimensions: a real embedder that is there in a moment.
+
+    Args:
+        longest: words of a text, at most.
+        most: texts of a request, at most.
+        backwards: the vectors come in the reverse order, numbered; the protocol allows it.
+    """
+
+    def __init__(self, longest: int = 1_000, most: int = 256, *, backwards: bool = False) -> None:
+        from common.lsa import fit_lsa
+
+        self.model = fit_lsa(TRAINING_TEXT, dimensions=8, max_features=500, seed=0)
+        self.longest, self.most, self.backwards = longest, most, backwards
+
+    def embed(self, texts: list[str]) -> Float32[np.ndarray, "texts dims"]:
+        """What the server gives, without the server."""
+        return self.model.embed(texts)
+
+    def refusal(self, texts: list[str]) -> Status | None:
+        """As OpenAI, vLLM and text-embeddings-inference refuse."""
+        if "" in texts:
+            return Status(400, "'$.input' is invalid: empty string")
+        if len(texts) > self.most:
+            return Status(422, f"batch size {len(texts)} > maximum allowed batch size {self.most}")
+        longest = max(len(text.split()) for text in texts)
+        if longest > self.longest:
+            return Status(400, f"This model's maximum context length is {self.longest} tokens, but got {longest}")
+        return None
+
+    def reply(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request that is not refused."""
+        import numpy as np
+
+        rows = self.embed(body["input"])[:, : body.get("dimensions")]
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        as_text = body.get("encoding_format") == "base64"
+        data = [
+            {"index": index, "embedding": base64.b64encode(row.astype("<f4")).decode() if as_text else row.tolist()}
+            for index, row in enumerate(rows)
+        ]
+        words = sum(len(text.split()) for text in body["input"])
+        usage = {"prompt_tokens": words, "total_tokens": words}
+        return {"model": body["model"], "data": data[::-1] if self.backwards else data, "usage": usage}
+
+
 # --- what goes wrong -----------------------------------------------------------------------------------------
 
 
@@ -172,6 +234,7 @@ class Server:
     """
 
     responder: Responder
+    vectors: LsaVectors | None = None
     port: int = 0
     faults: list[Fault | None] = field(default_factory=list)
     rule: Callable[[dict[str, Any]], Fault | None] = lambda body: None
@@ -205,9 +268,16 @@ class Server:
 
 
 @contextmanager
-def serving(responder: Responder) -> Generator[Server]:
+def embedding_server(**options: Any) -> Generator[Server]:
+    """A server of `LsaVectors`, made with these options."""
+    with serving(saying(lambda body: "no"), LsaVectors(**options)) as server:
+        yield server
+
+
+@contextmanager
+def serving(responder: Responder, vectors: LsaVectors | None = None) -> Generator[Server]:
     """A server on a free port, for the length of a `with` block."""
-    server = Server(responder)
+    server = Server(responder, vectors)
     handler = type("Handler", (_Handler,), {"server_state": server})
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     http.daemon_threads = True
@@ -247,14 +317,26 @@ class _Handler(BaseHTTPRequestHandler):
             self.server_state.closing.wait(fault.seconds)
             self.close_connection = True
         elif isinstance(fault, Status):
-            error = {"error": {"message": fault.message, "code": fault.code}}
-            self._send(fault.status, json.dumps(error).encode(), fault.headers)
+            self._refuse(fault)
         elif isinstance(fault, Raw):
             self._send(200, fault.body, {"Content-Type": fault.content_type})
+        elif self.path == "/v1/embeddings" and self.server_state.vectors:
+            self._embed(self.server_state.vectors, body, fault.share if fault else None)
         elif self.path not in ("/v1/chat/completions", "/v1/completions"):
             self._send(404, b"no such path")
         else:
             self._answer(body, fault.share if fault else None)
+
+    def _refuse(self, fault: Status) -> None:
+        error = {"error": {"message": fault.message, "code": fault.code}}
+        self._send(fault.status, json.dumps(error).encode(), fault.headers)
+
+    def _embed(self, vectors: LsaVectors, body: dict[str, Any], share: float | None) -> None:
+        refusal = vectors.refusal(body["input"])
+        if refusal:
+            self._refuse(refusal)
+        else:
+            self._send(200, json.dumps(vectors.reply(body)).encode(), share=share)
 
     def _answer(self, body: dict[str, Any], share: float | None) -> None:
         reply = self.server_state.responder(body)

@@ -1,0 +1,271 @@
+"""The endpoint engine against a real server with a real embedder behind it: the vectors, the faults, the bill, keys."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.embedders import embedding_content, embedding_settings
+from common.errors import ConfigError, UserError
+from common.openai_embedder import OpenAIEmbedder, announcement, batches, cut_texts, estimated_tokens, rows_of
+from common.openai_wire import CallError
+from common.token_counters import endpoint_counter
+from common.vector_cache import PartlyEncoded, VectorCache, encode_cached
+from config import EmbeddingConfig
+from tests.models import build_tokenizer, random_texts
+from tests.openai_server import Cut, Hang, LsaVectors, Raw, Status, embedding_server
+
+KEY = "sk-test-5up3rs3cr3t-0123456789"
+TEXTS = random_texts(60, seed=3)
+
+
+@pytest.fixture(scope="module")
+def direct() -> LsaVectors:
+    """The embedder itself, without a server."""
+    return LsaVectors()
+
+
+@pytest.fixture
+def server():
+    with embedding_server() as running:
+        yield running
+
+
+def settings(server, **changes) -> EmbeddingConfig:
+    base = EmbeddingConfig(engine="openai", model="lsa", base_url=server.base_url, api_key_variable="")
+    return replace(base, **{"batch_tokens": 300, "max_wait": 0.1, "timeout": 5.0, "max_attempts": 3, **changes})
+
+
+# --- the vectors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["base64", "float"])
+def test_vectors_are_the_models_in_the_order_of_the_texts(server, direct, encoding):
+    server.vectors.backwards = True
+    ours = OpenAIEmbedder(settings(server, encoding=encoding)).embed_documents(TEXTS)
+    np.testing.assert_allclose(ours, direct.embed(TEXTS), atol=1e-6)
+    assert ours.dtype == np.float32
+    assert len(server.bodies) > 3
+    assert {body["encoding_format"] for body in server.bodies} == {encoding}
+
+
+def test_many_requests_are_on_their_way_but_no_more_than_allowed(server):
+    server.delay = 0.02
+    OpenAIEmbedder(settings(server, max_concurrency=3)).embed_documents(TEXTS)
+    assert server.most_at_once == 3
+
+
+def test_prompts_go_before_documents_and_queries(server, direct):
+    embedder = OpenAIEmbedder(settings(server, document_prompt="water ", query_prompt="bread "))
+    np.testing.assert_allclose(embedder.embed_documents(["rises"]), direct.embed(["water rises"]), atol=1e-6)
+    np.testing.assert_allclose(embedder.embed_queries(["rises"]), direct.embed(["bread rises"]), atol=1e-6)
+
+
+def test_fewer_dimensions_are_the_endpoints_and_have_length_one(server, direct):
+    ours = OpenAIEmbedder(settings(server, truncate_dimensions=3)).embed_documents(TEXTS)
+    cut = direct.embed(TEXTS)[:, :3]
+    np.testing.assert_allclose(ours, cut / np.linalg.norm(cut, axis=1, keepdims=True), atol=1e-6)
+    assert server.bodies[0]["dimensions"] == 3
+
+
+def test_an_empty_text_is_not_sent_and_has_no_direction(server):
+    encoded = OpenAIEmbedder(settings(server)).encode_documents(["", "water boils"])
+    assert not encoded.vectors[0].any() and encoded.vectors[1].any()
+    assert OpenAIEmbedder(settings(server)).encode_documents([]).vectors.shape[0] == 0
+
+
+def test_it_works_where_an_event_loop_is_running(server, direct):
+    async def notebook_cell():
+        return OpenAIEmbedder(settings(server)).embed_queries(["water"])
+
+    np.testing.assert_allclose(asyncio.run(notebook_cell()), direct.embed(["water"]), atol=1e-6)
+
+
+# --- faults --------------------------------------------------------------------------------------------------
+
+FAULTS = {
+    "busy": Status(429, headers={"Retry-After": "0.01"}),
+    "broken": Status(503),
+    "silent": Hang(0.5),
+    "cut": Cut(0.5),
+    "no JSON": Raw(b"<html>"),
+    "too few": Raw(json.dumps({"data": [{"index": 0, "embedding": [1.0, 2.0]}]}).encode()),
+    "an error of status 200": Raw(b'{"error": {"message": "upstream", "code": 502}}'),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_that_passes_leaves_no_trace(server, direct, fault):
+    server.faults = [None, fault]
+    ours = OpenAIEmbedder(settings(server, timeout=0.3)).embed_documents(TEXTS)
+    np.testing.assert_allclose(ours, direct.embed(TEXTS), atol=1e-6)
+
+
+def test_what_has_arrived_before_a_fault_that_stays_is_kept_and_never_sent_again(server, direct, tmp_path):
+    one = settings(server, max_concurrency=1)
+    served: list[str] = []
+
+    def only_three_requests(body):
+        if len(server.bodies) > 3:
+            return Status(403, "this key may not")
+        served.extend(body["input"])
+        return None
+
+    server.rule = only_three_requests
+    cache = VectorCache(tmp_path / "vectors.sqlite")
+    with pytest.raises(PartlyEncoded, match=r"this key may not.*run the same command again"):
+        encode_cached(OpenAIEmbedder(one), TEXTS, cache)
+    assert len(server.bodies) == 4  # nothing is sent after it
+    server.rule, server.bodies = (lambda body: None), []
+    again = encode_cached(OpenAIEmbedder(one), TEXTS, cache)
+    assert not {text for body in server.bodies for text in body["input"]} & set(served)
+    assert again.computed == len(TEXTS) - len(served)
+    np.testing.assert_allclose(again.vectors, direct.embed(TEXTS), atol=1e-6)
+
+
+def test_a_server_that_takes_fewer_texts_gets_fewer(direct):
+    with embedding_server(most=4) as server:
+        ours = OpenAIEmbedder(settings(server, batch_tokens=100_000)).embed_documents(TEXTS)
+    np.testing.assert_allclose(ours, direct.embed(TEXTS), atol=1e-6)
+
+
+def test_a_text_that_is_too_long_is_named_and_all_others_have_vectors(tmp_path):
+    texts = [text for text in TEXTS if len(text.split()) < 40]
+    long = "sediment " * 50
+    with embedding_server(longest=40) as server:
+        one, cache = settings(server, max_concurrency=1), VectorCache(tmp_path / "vectors.sqlite")
+        with pytest.raises(UserError, match=r"450 characters \('sediment.*maximum context length is 40") as error:
+            encode_cached(OpenAIEmbedder(one), [*texts, long], cache)
+        assert "embedding.max_seq_length" in str(error.value)
+        assert encode_cached(OpenAIEmbedder(one), texts, cache).computed == 0
+
+
+def test_a_text_that_is_too_long_is_cut_and_counted(tmp_path, direct):
+    build_tokenizer(tmp_path)
+    with embedding_server(longest=40) as server:
+        cutting = settings(server, max_seq_length=22, tokenizer=str(tmp_path), document_prompt="water ")
+        encoded = OpenAIEmbedder(cutting).encode_documents(["a river", "sediment " * 50, "the sea"])
+    assert encoded.truncated.tolist() == [False, True, False]
+    # Of 22 tokens [CLS], [SEP] and the prompt take three.
+    np.testing.assert_allclose(encoded.vectors[1], direct.embed(["water " + "sediment " * 19])[0], atol=1e-6)
+
+
+def test_texts_are_cut_to_the_limit_whatever_the_cut_makes_of_their_tokens(tmp_path):
+    build_tokenizer(tmp_path)
+    config = EmbeddingConfig(engine="openai", model="m", tokenizer=str(tmp_path), max_seq_length=16)
+    counter = endpoint_counter(config)
+    texts = [*random_texts(50, seed=9, longest=80), "naïve 漢字🙂" * 20]
+    cut, truncated = cut_texts(texts, "", counter)
+    counts = counter.count(cut)
+    assert counts.max() == 16 and counts[truncated].min() >= 14
+    assert truncated.tolist() == (counter.count(texts) > 16).tolist()
+    assert all(text.startswith(shorter) for text, shorter in zip(texts, cut, strict=True))
+
+
+# --- requests ------------------------------------------------------------------------------------------------
+
+
+def test_requests_hold_every_text_once_within_the_budget():
+    made = list(batches(["", *TEXTS, ""], 200))
+    assert [row for batch in made for row in batch.rows] == list(range(1, len(TEXTS) + 1))
+    assert all(len(batch.rows) == 1 or estimated_tokens(batch.texts) <= 200 for batch in made)
+    assert sum(len(batch.rows) > 1 for batch in made) > 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [{"index": 0, "embedding": [1.0, 2.0]}],
+        [{"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [1.0]}],
+        [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [1.0, 2.0]}],
+        [{"index": 0, "embedding": "not base64!"}, {"index": 1, "embedding": "not base64!"}],
+        [{"index": 0, "embedding": base64.b64encode(b"abc").decode()}, {"index": 1, "embedding": ""}],
+        [{"index": 0, "embedding": [[1.0]]}, {"index": 1, "embedding": [[1.0]]}],
+        [{"index": 0, "embedding": None}, {"index": 1, "embedding": {}}],
+    ],
+)
+def test_a_reply_that_is_not_one_vector_for_each_text_is_refused(data):
+    with pytest.raises(CallError) as error:
+        rows_of({"data": data}, 2)
+    assert error.value.passing
+
+
+# --- cost, keys, settings ------------------------------------------------------------------------------------
+
+
+def test_the_bill_is_kept_and_nothing_is_sent_beyond_the_limit(server):
+    priced = settings(server, price_input=1_000.0, max_concurrency=1)
+    embedder = OpenAIEmbedder(priced)
+    embedder.embed_documents(TEXTS)
+    words = sum(len(text.split()) for text in TEXTS)
+    assert (embedder.tokens, embedder.requests) == (words, len(server.bodies))
+    assert embedder.spent == pytest.approx(words / 1_000)
+    sent = len(server.bodies)
+    with pytest.raises(UserError, match=r"max_cost=2 leaves no room"):
+        OpenAIEmbedder(replace(priced, max_cost=2.0)).embed_documents(TEXTS)
+    assert 0 < len(server.bodies) - sent < sent
+    assert "about 1,000 tokens, about $1.00 if none" in (announcement(4_000, 8, priced) or "")
+    with pytest.raises(ConfigError, match="price_input"):
+        OpenAIEmbedder(replace(priced, max_cost=1.0, price_input=None))
+
+
+def test_the_key_goes_into_one_header_and_nowhere_else(server, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    keyed = settings(server, api_key_variable="MY_KEY")
+    embedder = OpenAIEmbedder(keyed)
+    embedder.embed_documents(["water"])
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    server.rule = lambda body: Status(401, f"Incorrect API key: {KEY}")
+    with pytest.raises(UserError, match=r"status 401: Incorrect API key: \[key\]"):
+        embedder.embed_documents(["bread"])
+    assert KEY not in json.dumps([server.bodies, embedding_settings(keyed), embedder.identity])
+
+
+def test_an_endpoint_and_its_model_are_in_the_key_and_what_moves_no_vector_is_not(tmp_path):
+    build_tokenizer(tmp_path)
+    base = EmbeddingConfig(engine="openai", model="m", base_url="http://localhost:1/v1")
+    same = [{"timeout": 1.0}, {"base_url": "http://localhost:1/v1/"}, {"dtype": "float16"}, {"query_prompt": "q"}]
+    changes: list[dict[str, Any]] = [
+        {"model": "n"},
+        {"base_url": "http://localhost:2/v1"},
+        {"revision": "b"},
+        {"document_prompt": "d"},
+    ]
+    changes += [{"truncate_dimensions": 4}, {"encoding": "float"}, {"max_seq_length": 9, "tokenizer": str(tmp_path)}]
+    assert {OpenAIEmbedder(replace(base, **change)).identity for change in same} == {OpenAIEmbedder(base).identity}
+    identities = {OpenAIEmbedder(replace(base, **change)).identity for change in changes}
+    assert len(identities | {OpenAIEmbedder(base).identity}) == len(changes) + 1
+    written = [json.dumps(embedding_settings(replace(base, **change))) for change in changes]
+    assert str(tmp_path) not in written[-1]
+    assert embedding_content(replace(base, **changes[-1]), tmp_path)["tokenizer"].startswith("tokenizer:")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": None}, "embedding.model is not set"),
+        ({"base_url": "localhost:8000"}, "embedding.base_url: 'localhost:8000' is no URL"),
+        ({"base_url": "https://user:word@host/v1"}, "embedding.base_url must hold no user"),
+        ({"max_seq_length": 64}, "embedding.tokenizer: an endpoint does not show its tokenizer"),
+    ],
+)
+def test_settings_that_cannot_work_say_so(change, words):
+    base = EmbeddingConfig(engine="openai", model="m", base_url="http://127.0.0.1:1/v1", api_key_variable="")
+    with pytest.raises(UserError, match=words):
+        OpenAIEmbedder(replace(base, **change)).embed_documents(["water"])
+
+
+def test_an_endpoint_that_is_not_there_is_one_line():
+    base = EmbeddingConfig(engine="openai", model="m", base_url="http://127.0.0.1:1/v1", api_key_variable="")
+    with pytest.raises(UserError, match=r"cannot connect to http://127\.0\.0\.1:1/v1"):
+        OpenAIEmbedder(replace(base, max_attempts=2, max_wait=0.01)).embed_queries(["water"])
+    with pytest.raises(ConfigError, match="OPENAI_EMBEDDING_KEY is not set"):
+        remote = replace(base, base_url="https://api.example.org/v1", api_key_variable="OPENAI_EMBEDDING_KEY")
+        OpenAIEmbedder(remote).embed_queries(["water"])

@@ -306,25 +306,30 @@ def embed(job: Job, texts: Sequence[str], what: str) -> Float32[np.ndarray, "tex
 
 
 def raw_neighbours(
-    corpus: Corpus, queries: Float32[np.ndarray, "texts dims"], settings: SimilarityConfig
+    job: Job, corpus: Corpus, queries: Float32[np.ndarray, "texts dims"], settings: SimilarityConfig
 ) -> dict[int, Neighbours]:
     """The k nearest distinct chunks of every stage; `indices` count vectors."""
     import numpy as np
 
     from common.arrays import SelectedRows
-    from common.neighbours import Neighbours, top_k_per_group
+    from common.neighbours import Neighbours
+    from common.spread_search import spread_top_k_per_group
 
     chosen = np.flatnonzero(corpus.first)
-    found = top_k_per_group(
-        SelectedRows(corpus.stored, chosen), queries, settings.k, settings.metric, groups=corpus.stage[chosen]
+    found = spread_top_k_per_group(
+        job, SelectedRows(corpus.stored, chosen), queries, settings.k, settings.metric, groups=corpus.stage[chosen]
     )
     return {label: Neighbours(chosen[each.indices], each.distances) for label, each in found.items()}
 
 
 def pooled(
-    corpus: Corpus, number: int, queries: Float32[np.ndarray, "texts dims"], settings: SimilarityConfig
+    corpus: Corpus,
+    number: int,
+    queries: Float32[np.ndarray, "texts dims"],
+    settings: SimilarityConfig,
+    job: Job | None = None,
 ) -> PooledDistances:
-    """Distances to random pools of one stage, all of the size that every stage can give."""
+    """Distances to random pools of one stage, all of the size that every stage can give; by the job's workers."""
     from common.arrays import SelectedRows
     from common.similarity import pooled_distances
 
@@ -336,6 +341,7 @@ def pooled(
         pools=settings.pools,
         k=settings.k,
         seed=settings.seed,
+        job=job,
     )
 
 
@@ -421,7 +427,7 @@ def score_chunks(job: Job, corpus: Corpus, measured: Measured, by_stage: Sequenc
     if len(kept) < FEWEST_CHUNKS:
         return {}
     top = max(1, round(TOP_SHARE * len(kept)))
-    scores, by = chunk_scores(corpus, kept, measured.queries[asked], settings)
+    scores, by = chunk_scores(job, corpus, kept, measured.queries[asked], settings)
     table = chunk_score_table(job, corpus, kept, scores, {name: asked[each] for name, each in by.items()}, measured)
     job.part.write_table("chunk_scores.parquet", table)
     first = best_first(scores[settings.aggregation_strategy], LISTED)
@@ -434,12 +440,13 @@ def score_chunks(job: Job, corpus: Corpus, measured: Measured, by_stage: Sequenc
         "duplicates": len(corpus.rows) - len(kept),
         "top": top,
         "strategies": [asdict(each) for each in compare_strategies(scores, top)],
-        "generic": generic_chunks(corpus, kept, measured, by_stage, settings),
+        "generic": generic_chunks(job, corpus, kept, measured, by_stage, settings),
         "listed": listed.to_pylist(),
     }
 
 
 def generic_chunks(
+    job: Job,
     corpus: Corpus,
     kept: Int64[np.ndarray, " kept"],
     measured: Measured,
@@ -467,7 +474,7 @@ def generic_chunks(
         if not count or len(others) < FEWEST_CHUNKS:
             continue
         both = (measured.queries[order[:count]], queries[:count])
-        ours, theirs = (chunk_scores(corpus, kept[others], each, settings)[0] for each in both)
+        ours, theirs = (chunk_scores(job, corpus, kept[others], each, settings)[0] for each in both)
         shares = genericness(ours, theirs, max(1, round(TOP_SHARE * len(others))))
         found += [{"unrelated": name, "queries": count, **asdict(each)} for each in shares]
     return found
@@ -499,6 +506,7 @@ def chunk_score_table(
 
 
 def chunk_scores(
+    job: Job,
     corpus: Corpus,
     kept: Int64[np.ndarray, " kept"],
     queries: Float32[np.ndarray, "queries dims"],
@@ -512,8 +520,8 @@ def chunk_scores(
     from ranking import rank_scores
 
     chunks = corpus.stored if len(kept) == len(corpus.stored) else SelectedRows(corpus.stored, kept)
-    near = nearest_query(chunks, queries, settings.metric)
-    ranks = rank_scores(chunks, queries, settings.metric, exact=True)
+    near = nearest_query(chunks, queries, settings.metric, job=job)
+    ranks = rank_scores(chunks, queries, settings.metric, exact=True, job=job)
     scores = {"distance": near.distance, "rank_max": ranks.rank_max.astype(np.int64), "rank_mean": ranks.rank_mean}
     return scores, {"nearest_sample": near.query, "best_ranked_sample": ranks.best_query.astype(np.int64)}
 
@@ -622,7 +630,7 @@ def score_stage(job: Job, corpus: Corpus, number: int, measured: Measured, near:
     stage, count, null = corpus.stages[number], len(measured.entries), measured.null
     mine = np.flatnonzero(null.stage == number)
     found = pooled(
-        corpus, number, np.concatenate([measured.queries, measured.null_queries[mine]]), job.config.similarity
+        corpus, number, np.concatenate([measured.queries, measured.null_queries[mine]]), job.config.similarity, job
     )
     ours, theirs = found.nearest[:count], found.nearest[count:]
     classes = length_class(measured.words, measured.edges)
@@ -647,7 +655,7 @@ def compute(job: Job) -> int:
     """Measure, test and write everything; returns the number of texts of the benchmark and its answers."""
     corpus = load_corpus(job)
     measured = measure_texts(job, corpus)
-    near = raw_neighbours(corpus, measured.queries, job.config.similarity)
+    near = raw_neighbours(job, corpus, measured.queries, job.config.similarity)
     numbers = job.progress.track(range(len(corpus.stages)), label="stages")
     found = [score_stage(job, corpus, number, measured, near[number]) for number in numbers]
     write_tables(job, corpus, measured, near, found)

@@ -30,7 +30,7 @@ from common.errors import ConfigError, UserError
 from common.keys import digest, keyed_settings
 from common.stages import Job, Session, Stage
 from common.store import Part
-from config import BenchmarkConfig, BenchmarksConfig, Config, FilesReader
+from config import BenchmarkConfig, Config, FilesReader
 from corpus import keyed_reader, reader_content
 from embed_chunks import CHUNKS, VECTORS
 from prepare_data import DOCUMENTS
@@ -171,7 +171,7 @@ def write_chunks(job: Job, asked: Asked, stored: Stored) -> None:
     numbers, dense = np.unique(asked.benchmark[known], return_inverse=True)
     questions = QuestionVectors.of(asked.vectors[known], dense)
     named = _NamedQuestions([asked.names[number] for number in numbers.tolist()], asked.ids(known))
-    ranks = chunk_ranks(job.config.benchmarks, stored, asked.vectors[known])
+    ranks = chunk_ranks(job, stored, asked.vectors[known])
     vectors, first = job.inputs["vectors"], 0
     with job.progress.bar("chunks", len(stored.rows)) as bar:
         for name in vectors.names("vectors-*.npy"):
@@ -220,16 +220,16 @@ def chunk_table(
     )
 
 
-def chunk_ranks(settings: BenchmarksConfig, stored: Stored, questions: np.ndarray) -> dict[str, Any]:
+def chunk_ranks(job: Job, stored: Stored, questions: np.ndarray) -> dict[str, Any]:
     """Best or mean rank of every chunk over all questions, and the share of chunks before it; none for `distance`."""
     import pyarrow as pa
 
-    strategy = settings.aggregation_strategy
+    strategy = job.config.benchmarks.aggregation_strategy
     if strategy == "distance":
         return {}
     from ranking import rank_scores
 
-    scores = rank_scores(stored.vectors, questions, METRIC)
+    scores = rank_scores(stored.vectors, questions, METRIC, job=job)
     values = scores.rank_max if strategy == "rank_max" else scores.rank_mean
     return {strategy: pa.array(values), "percentile": pa.array(scores.percentile(strategy))}
 
@@ -237,24 +237,25 @@ def chunk_ranks(settings: BenchmarksConfig, stored: Stored, questions: np.ndarra
 # --- the side of the questions -------------------------------------------------------------------------------
 
 
-def nearest_chunks(asked: Asked, stored: Stored, settings: BenchmarksConfig) -> tuple[list[Nearest], int]:
+def nearest_chunks(job: Job, asked: Asked, stored: Stored) -> tuple[list[Nearest], int]:
     """One for each stage, and the number of chunks in a pool."""
     import numpy as np
 
     from common.arrays import SelectedRows
     from common.benchmark_scores import Nearest
-    from common.neighbours import top_k_per_group
     from common.similarity import pooled_distances
+    from common.spread_search import spread_top_k_per_group
 
+    settings = job.config.benchmarks
     known = np.flatnonzero(asked.known)
     sizes = [len(stored.of(stage)) for stage in range(len(stored.stages))]
     size = min(*sizes, *([settings.pool_chunks] if settings.pool_chunks else []), len(stored.rows))
-    raw = top_k_per_group(stored.vectors, asked.vectors[known], 1, METRIC, groups=stored.stage)
+    raw = spread_top_k_per_group(job, stored.vectors, asked.vectors[known], 1, METRIC, groups=stored.stage)
     found = []
     for stage in range(len(stored.stages)):
         pool = SelectedRows(stored.vectors, stored.of(stage))
-        how = {"size": size, "pools": settings.pool_draws, "k": 1, "seed": settings.seed}
-        pooled = pooled_distances(pool, asked.vectors[known], METRIC, **how)
+        how: dict[str, Any] = {"size": size, "pools": settings.pool_draws, "k": 1, "seed": settings.seed}
+        pooled = pooled_distances(pool, asked.vectors[known], METRIC, **how, job=job)
         row, distance, in_pool = np.full(len(asked.known), -1), *(np.full(len(asked.known), np.nan) for _ in range(2))
         row[known] = stored.rows[raw[stage].indices[:, 0]]
         distance[known], in_pool[known] = raw[stage].distances[:, 0], pooled.nearest
@@ -384,7 +385,7 @@ def compute_contamination(job: Job) -> int:
             "the embedder knows no word of any question, or the corpus has no vector; nothing can be compared"
         )
     write_chunks(job, asked, stored)
-    nearest, pool = nearest_chunks(asked, stored, job.config.benchmarks)
+    nearest, pool = nearest_chunks(job, asked, stored)
     null = shuffled_copies(job, asked)
     with job.progress.bar("questions", len(asked.known) * len(stored.stages)) as bar:
         scores = [score_stage(job, asked, null, stored, stage, bar) for stage in range(len(stored.stages))]

@@ -15,6 +15,9 @@ With search.aggregation_strategy=rank_max (or rank_mean) all queries are answere
 distinct chunk, and the k chunks of the best (or mean) rank over the queries are listed, once for each stage with
 search.per_stage. Such a row has the columns score (the rank), percentile (share of chunks before it), best_query, and
 its distance is that from the best query.
+
+The config's own queries are shared out among processes by workers=N, or those of a Ray cluster by engine=ray, where
+they take more than about a second; key and bytes stay the same. --query is always answered in this process.
 """
 
 from __future__ import annotations
@@ -74,27 +77,30 @@ def search_arrays(
     *,
     groups: Int[np.ndarray, " rows"] | None = None,
     lists_file: Path | None = None,
+    job: Job | None = None,
 ) -> ArrayHits:
     """The `settings.k` nearest rows of every query, by `settings.metric` and `settings.index`.
 
     Args:
         groups: a label for each row; every group gets k neighbours of its own.
         lists_file: where the inverted lists of `index="ivf"` are kept between searches of the same vectors.
+        job: whose workers share a large exact search of its vectors (`common.spread_search`).
 
     Raises:
         ConfigError: groups are asked for of an approximate index.
         common.metrics.UnusableVector: a query or row is NaN, infinite, or zero under cosine.
     """
-    from common.neighbours import top_k, top_k_per_group
+    from common.spread_search import spread_top_k, spread_top_k_per_group
 
     how: dict[str, Any] = {"block_rows": settings.block_rows, "threads": settings.threads}
+    k, metric = settings.k, settings.metric
     if groups is not None:
         if settings.index != "exact":
             raise ConfigError("search.per_stage needs search.index=exact; inverted lists hold all stages together")
-        return ArrayHits(top_k_per_group(vectors, queries, settings.k, settings.metric, groups=groups, **how))
+        return ArrayHits(spread_top_k_per_group(job, vectors, queries, k, metric, groups=groups, **how))
     if settings.index == "ivf":
         return _search_lists(vectors, queries, settings, lists_file)
-    return ArrayHits({0: top_k(vectors, queries, settings.k, settings.metric, **how)})
+    return ArrayHits({0: spread_top_k(job, vectors, queries, k, metric, **how)})
 
 
 def _search_lists(
@@ -143,6 +149,7 @@ def search(
     cache_dir: Path,
     *,
     skip_unknown: bool = False,
+    job: Job | None = None,
 ) -> Hits:
     """The nearest chunks of every text; of every training stage with `search.per_stage`.
 
@@ -151,6 +158,7 @@ def search(
         texts: queries, embedded as the chunks were, with the model's query prompt.
         cache_dir: where an approximate index is kept.
         skip_unknown: a text to which the embedder gives no direction has no neighbours, and a note says so.
+        job: of a stage that has `vectors` among its inputs: its workers share a large search; None: this process alone.
 
     Raises:
         UserError: a text is empty, or the embedder gives it no direction.
@@ -158,8 +166,9 @@ def search(
     import numpy as np
 
     from common.arrays import ShardedArray
+    from common.spread_search import stored_vectors
 
-    stored = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")])
+    stored = stored_vectors(vectors)
     rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])
     if len(stored) != len(rows):
         raise CorruptArtifact(f"{vectors.folder}: {len(stored)} vectors but {len(rows)} row numbers; {vectors.repair}")
@@ -169,12 +178,12 @@ def search(
     skipped = [texts[number] for number in np.setdiff1d(np.arange(len(texts)), known)]
     settings = config.search
     if settings.aggregation_strategy != "distance":
-        found = ranked_hits(asked, queries[known], stored, rows, chunks, settings)
+        found = ranked_hits(asked, queries[known], stored, rows, chunks, settings, job)
         found.stats["notes"].extend(f"query {_quoted(text)} {UNKNOWN}" for text in skipped)
         return found
     names, groups = stage_groups(chunks, rows) if settings.per_stage else ([ALL_STAGES], None)
     lists_file = cache_dir / "ivf" / f"{vectors.key}-{settings.metric}-{settings.ivf_lists}.npz"
-    hits = search_arrays(stored, queries[known], settings, groups=groups, lists_file=lists_file)
+    hits = search_arrays(stored, queries[known], settings, groups=groups, lists_file=lists_file, job=job)
     stats = _stats(hits, names, len(texts), len(stored), settings)
     stats["notes"] += [f"query {_quoted(text)} {UNKNOWN}" for text in skipped]
     return Hits(hit_table(asked, hits, names, chunks, rows), stats)
@@ -200,6 +209,7 @@ def ranked_hits(
     rows: ShardedArray,
     chunks: Artifact,
     settings: SearchConfig,
+    job: Job | None = None,
 ) -> Hits:
     """The chunks that all queries together rank first, after BETR; exact copies of a text are ranked once.
 
@@ -214,7 +224,7 @@ def ranked_hits(
         raise ConfigError("search.aggregation_strategy ranks every chunk, which needs search.index=exact")
     names, groups = stage_groups(chunks, rows) if settings.per_stage else ([ALL_STAGES], np.zeros(len(rows), np.int64))
     kept = np.flatnonzero(distinct_rows(text_digests(chunks)[rows.load()]))
-    found = _ranked_rows(queries, stored, kept, groups, settings)
+    found = _ranked_rows(queries, stored, kept, groups, settings, job)
     stats = {**_facts(len(texts), len(stored), settings), "ranked_chunks": len(kept), "notes": []}
     return Hits(_ranked_table(texts, found, names, chunks, rows, settings), stats)
 
@@ -225,6 +235,7 @@ def _ranked_rows(
     kept: Int64[np.ndarray, " kept"],
     groups: Int64[np.ndarray, " rows"],
     settings: SearchConfig,
+    job: Job | None,
 ) -> RankedRows:
     """Rank the kept vectors by all queries; without a query there is nothing to rank by, and no row."""
     import numpy as np
@@ -238,7 +249,7 @@ def _ranked_rows(
         none, real = np.empty(0, np.int64), np.empty(0)
         return RankedRows(none, none, none.astype(np.int32), real, real, none, real.astype(np.float32))
     distinct = stored if len(kept) == len(stored) else SelectedRows(stored, kept)
-    scores = rank_scores(distinct, queries, settings.metric, exact=True, threads=settings.threads)
+    scores = rank_scores(distinct, queries, settings.metric, exact=True, threads=settings.threads, job=job)
     values = scores.rank_max if settings.aggregation_strategy == "rank_max" else scores.rank_mean
     members = [np.flatnonzero(groups[kept] == label) for label in np.unique(groups)]
     chosen = [mine[best_first(values[mine], settings.k)] for mine in members]
@@ -440,7 +451,8 @@ def compute_neighbours(job: Job) -> int:
     """Search the config's example queries; a config without any gives an empty table."""
     config, inputs = job.config, job.inputs
     # Examples that do not suit the corpus must not keep the main job from its report.
-    hits = search(inputs["chunks"], inputs["vectors"], config.search.queries, config, job.cache_dir, skip_unknown=True)
+    read = (inputs["chunks"], inputs["vectors"])
+    hits = search(*read, config.search.queries, config, job.cache_dir, skip_unknown=True, job=job)
     job.part.write_table("neighbours.parquet", hits.table)
     job.part.write_json("stats.json", hits.stats)
     return len(hits.table)

@@ -105,6 +105,42 @@ class SelectedRows(ShardedArray):
         return self.whole.take(self.rows[indices])
 
 
+class RowRange(ShardedArray):
+    """Rows `first` to `stop` of a sharded array, read as they are needed.
+
+    Raises:
+        IndexError: the range is not within the array.
+    """
+
+    def __init__(self, whole: ShardedArray, first: int, stop: int) -> None:
+        if not 0 <= first <= stop <= len(whole):
+            raise IndexError(f"rows {first} to {stop} of an array of {len(whole)} rows")
+        self.whole, self.first = whole, first
+        self.paths, self.dtype = whole.paths, whole.dtype
+        self.shape = (stop - first, *whole.shape[1:])
+
+    def blocks(self, rows: int = 16_384) -> Iterator[tuple[int, Shaped[np.ndarray, "n ..."]]]:
+        """(first row, read-only view of at most `rows` rows), never crossing a shard."""
+        stop = self.first + len(self)
+        owner = np.searchsorted(self.whole.offsets, self.first, side="right") - 1
+        for number in range(int(owner), len(self.paths)):
+            start, end = (int(each) for each in self.whole.offsets[number : number + 2])
+            if start >= stop:
+                return
+            mine = slice(max(self.first - start, 0), min(end, stop) - start)
+            shard = self.whole._shard(number)[mine]
+            for at in range(0, len(shard), rows):
+                yield start + (mine.start + at) - self.first, shard[at : at + rows]
+
+    def take(self, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
+        """Copies of the rows at `indices`, in that order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        outside = indices[(indices < 0) | (indices >= len(self))]
+        if len(outside):
+            raise IndexError(f"row {int(outside[0])} of an array of {len(self)} rows")
+        return self.whole.take(indices + self.first)
+
+
 def _header(path: Path) -> tuple[np.dtype, tuple[int, ...]]:
     """dtype and shape of a `.npy` file, from its header."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -49,6 +49,10 @@ class UnusableVector(UserError):
         super().__init__(f"{name} {index} {problem}; remove it or embed it again")
         self.name, self.index, self.problem = name, index, problem
 
+    def __reduce__(self) -> tuple[type[UnusableVector], tuple[str, int, str]]:
+        """How it comes from one process to another: an exception's own way would call it with the message alone."""
+        return UnusableVector, (self.name, self.index, self.problem)
+
 
 # --- exact ---------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event, Lock
@@ -76,8 +76,10 @@ def top_k(
         ValueError: shapes do not fit, or k is below 1.
         UnusableVector: a query or a row is NaN, infinite, longer than 1e18, or zero under cosine.
     """
-    found = _search(vectors, queries, k, metric, None, block_rows, threads)
-    return found[0]
+    _check(vectors, queries, k)
+    search = Search.begin(queries, k, metric, {0: len(vectors)}, block_rows=block_rows, threads=threads)
+    search.scan(vectors)
+    return search.result()[0]
 
 
 def top_k_per_group(
@@ -96,7 +98,10 @@ def top_k_per_group(
         groups: a label for each row; a group of fewer than k rows gives all of its rows.
     """
     check_shape("groups", groups, "rows", {"rows": len(vectors)})
-    return _search(vectors, queries, k, metric, np.asarray(groups), block_rows, threads)
+    _check(vectors, queries, k)
+    search = Search.begin(queries, k, metric, group_sizes(groups), block_rows=block_rows, threads=threads)
+    search.scan(vectors, groups=np.asarray(groups))
+    return search.result()
 
 
 def core_count(threads: int = 0) -> int:
@@ -107,37 +112,83 @@ def core_count(threads: int = 0) -> int:
 # --- the pass over the rows ----------------------------------------------------------------------------------
 
 
-def _search(
-    vectors: ShardedArray | Float[np.ndarray, "rows dims"],
-    queries: Float[np.ndarray, "queries dims"],
-    k: int,
-    metric: Metric,
-    groups: Int[np.ndarray, " rows"] | None,
-    block_rows: int,
-    threads: int,
-) -> dict[int, Neighbours]:
-    from threadpoolctl import threadpool_limits
+@dataclass
+class Search:
+    """A pass over the rows, in one go or a range of rows at a time: whatever the ranges are, the result is the same.
 
-    _check(vectors, queries, k)
-    threads = core_count(threads)
-    scorer = Scorer(metric)
-    operand = scorer.prepare(queries, "query", query=True)
-    sizes = {0: len(vectors)} if groups is None else dict(zip(*_counts(groups), strict=True))
-    best = {label: Best(scorer, operand, min(k, size), threads) for label, size in sizes.items()}
-    blocks = blocks_of(vectors, _affordable(block_rows, queries.shape[1], threads))
+    Args:
+        best: what was found so far, by group label; label 0 where there are no groups.
+        rows: rows that this search will see, about: whether a prefix can pay (`common.prefix`) depends on it.
+    """
 
-    def work(block: tuple[int, np.ndarray]) -> None:
-        first, rows = block
-        _scan_block(best, groups, rows, first)
-        _forget_pages(rows)
+    best: dict[int, Best]
+    threads: int
+    block_rows: int
+    rows: int
 
-    # One BLAS thread for each of ours: blocks run side by side, and nothing waits inside a product.
-    with threadpool_limits(limits=1, user_api="blas"):
-        if groups is None and worth_trying(scorer, len(queries), len(vectors), queries.shape[1]):
-            run_all(work, _pieces(next(blocks), threads), threads)
-            best[0].shorten(_sample(vectors, SAMPLE_ROWS))
-        run_all(work, blocks, threads)
-    return {label: item.result() for label, item in best.items()}
+    @classmethod
+    def begin(
+        cls,
+        queries: Float[np.ndarray, "queries dims"],
+        k: int,
+        metric: Metric,
+        sizes: Mapping[int, int],
+        *,
+        block_rows: int = 16_384,
+        threads: int = 0,
+        rows: int | None = None,
+    ) -> Search:
+        """
+        Args:
+            sizes: rows of every group in the whole corpus; `{0: rows}` without groups.
+            rows: None is all of them.
+
+        Raises:
+            UnusableVector: a query is NaN, infinite, longer than 1e18, or zero under cosine.
+        """
+        threads, scorer = core_count(threads), Scorer(metric)
+        operand = scorer.prepare(queries, "query", query=True)
+        best = {label: Best(scorer, operand, min(k, size), threads) for label, size in sizes.items()}
+        affordable = _affordable(block_rows, queries.shape[1], threads)
+        return cls(best, threads, affordable, sum(sizes.values()) if rows is None else rows)
+
+    def scan(
+        self,
+        vectors: ShardedArray | Float[np.ndarray, "rows dims"],
+        first: int = 0,
+        groups: Int[np.ndarray, " rows"] | None = None,
+    ) -> None:
+        """Merge these rows, numbered from `first`, into the best so far; those of a group where `groups` labels them.
+
+        Raises:
+            UnusableVector: a row is NaN, infinite, longer than 1e18, or zero under cosine.
+        """
+        from threadpoolctl import threadpool_limits
+
+        blocks = blocks_of(vectors, self.block_rows)
+
+        def work(block: tuple[int, np.ndarray]) -> None:
+            start, rows = block
+            labels = None if groups is None else groups[start : start + len(rows)]
+            _scan_block(self.best, labels, rows, first + start)
+            _forget_pages(rows)
+
+        # One BLAS thread for each of ours: blocks run side by side, and nothing waits inside a product.
+        with threadpool_limits(limits=1, user_api="blas"):
+            if groups is None and self._may_shorten(len(vectors)):
+                run_all(work, _pieces(next(blocks), self.threads), self.threads)
+                self.best[0].shorten(_sample(vectors, SAMPLE_ROWS))
+            run_all(work, blocks, self.threads)
+
+    def _may_shorten(self, rows: int) -> bool:
+        """Whether a prefix may pay, and none was looked for yet."""
+        best = self.best[0]
+        queries, dims = best.queries.raw.shape
+        return rows > 0 and not best.tried and worth_trying(best.scorer, queries, self.rows, dims)
+
+    def result(self) -> dict[int, Neighbours]:
+        """The nearest rows seen so far, by group label, ascending."""
+        return {label: best.result() for label, best in sorted(self.best.items())}
 
 
 def _pieces(block: tuple[int, np.ndarray], count: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -162,9 +213,10 @@ def _check(vectors: ShardedArray | np.ndarray, queries: np.ndarray, k: int) -> N
         raise ValueError(f"{len(vectors)} rows; one search covers at most {MOST_ROWS - 1}")
 
 
-def _counts(groups: Int[np.ndarray, " rows"]) -> tuple[list[int], list[int]]:
+def group_sizes(groups: Int[np.ndarray, " rows"]) -> dict[int, int]:
+    """The number of rows of every group, labels ascending."""
     labels, counts = np.unique(groups, return_counts=True)
-    return labels.tolist(), counts.tolist()
+    return dict(zip(labels.tolist(), counts.tolist(), strict=True))
 
 
 def _affordable(block_rows: int, dims: int, threads: int) -> int:
@@ -181,15 +233,14 @@ def blocks_of(vectors: ShardedArray | np.ndarray, rows: int) -> Iterator[tuple[i
 
 def _scan_block(
     best: dict[int, Best],
-    groups: Int[np.ndarray, " rows"] | None,
+    labels: Int[np.ndarray, " block"] | None,
     rows: Float[np.ndarray, "block dims"],
     first: int,
 ) -> None:
     ids = np.arange(first, first + len(rows))
-    if groups is None:
+    if labels is None:
         best[0].scan(rows, ids)
         return
-    labels = groups[first : first + len(rows)]
     for label in np.unique(labels).tolist():
         mine = np.flatnonzero(labels == label)
         whole = len(mine) == len(rows)
@@ -254,6 +305,7 @@ class Best:
     k: int
     threads: int = 1
     keys: UInt64[np.ndarray, "queries k"] = field(init=False)
+    tried: bool = field(default=False, init=False)
     lock: Lock = field(default_factory=Lock, init=False)
 
     def __post_init__(self) -> None:
@@ -261,6 +313,7 @@ class Best:
 
     def shorten(self, sample: Float[np.ndarray, "some dims"]) -> None:
         """From here on score by a prefix, if that is cheaper for rows like the sample; no thread may be scanning."""
+        self.tried = True
         worst = self.worst(np.arange(len(self.queries.raw)))
         if np.isfinite(worst).all():
             shorter = choose_prefix(self.scorer, sample, self.queries.raw, worst)

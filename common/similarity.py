@@ -12,19 +12,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.arrays import SelectedRows, ShardedArray
 from common.dedup import DIGEST_BYTES, first_occurrences
-from common.neighbours import blocks_of, top_k, top_k_per_group
+from common.neighbours import blocks_of, decode, encode, top_k
 from common.shapes import check_shape
+from common.spread_search import (
+    MOST_RANGES,
+    RANGE_ROWS,
+    Span,
+    finished_parts,
+    lay_out,
+    opened_rows,
+    part_file,
+    part_of,
+    planned_rows,
+    sharing,
+    spans,
+    spread_top_k_per_group,
+    threads_of,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, UInt8
 
     from common.metrics import Metric
+    from common.stages import Job
 
 # Chunks whose nearest query is looked for at a time.
 BLOCK_ROWS = 16_384
@@ -98,8 +115,12 @@ def pooled_distances(
     k: int,
     seed: int,
     threads: int = 0,
+    job: Job | None = None,
 ) -> PooledDistances:
     """How far queries are from random pools of `size` of the vectors; every pool of a batch in one pass over them.
+
+    Args:
+        job: whose workers share a large pass (`common.spread_search.spread_top_k`).
 
     Raises:
         ValueError: there are fewer vectors than a pool needs.
@@ -111,7 +132,7 @@ def pooled_distances(
         label = np.repeat(np.arange(len(batch)), size)
         order = np.argsort(rows, kind="stable")
         chosen = SelectedRows(vectors, rows[order])
-        found = top_k_per_group(chosen, queries, min(k, size), metric, groups=label[order], threads=threads)
+        found = spread_top_k_per_group(job, chosen, queries, min(k, size), metric, groups=label[order], threads=threads)
         nearest += [each.distances[:, 0].astype(np.float64) for each in found.values()]
         means += [each.distances.astype(np.float64).mean(axis=1) for each in found.values()]
     drawn = np.stack(nearest)
@@ -177,14 +198,48 @@ def nearest_query(
     metric: Metric,
     *,
     threads: int = 0,
+    job: Job | None = None,
 ) -> NearestQuery:
-    """What `aggregation_strategy: distance` scores a chunk by; the distance is symmetric, so the roles are swapped."""
+    """What `aggregation_strategy: distance` scores a chunk by; the distance is symmetric, so the roles are swapped.
+
+    Args:
+        job: whose workers share a large corpus (`common.spread_search.spread_top_k`), a range of chunks at a time; the
+            file of a range holds 8 bytes a chunk.
+    """
+    shared = sharing(job, vectors, queries)
+    if shared is not None:
+        return _shared_nearest_query(*shared, queries, metric, threads)
     distance, query = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
     for _, block in blocks_of(vectors, BLOCK_ROWS):
         found = top_k(queries, np.asarray(block, dtype=np.float32), 1, metric, threads=threads)
         distance.append(found.distances[:, 0])
         query.append(found.indices[:, 0])
     return NearestQuery(np.concatenate(distance), np.concatenate(query))
+
+
+def _shared_nearest_query(
+    job: Job, vectors: ShardedArray, queries: Float[np.ndarray, "queries dims"], metric: Metric, threads: int
+) -> NearestQuery:
+    arrays = {"queries": queries, **planned_rows(vectors)}
+    parts = spans(len(vectors), RANGE_ROWS, MOST_RANGES)
+    plan = lay_out(job, "nearest-query", {"metric": metric, "rows": len(vectors)}, arrays, parts)
+    make_worker = partial(NearestQueryWorker, plan.folder, threads)
+    distance, query = decode(np.concatenate(list(finished_parts(job, plan, make_worker, "chunks' queries"))))
+    return NearestQuery(distance, query)
+
+
+class NearestQueryWorker:
+    """The nearest query of every row of one range after another, in the process of a worker."""
+
+    def __init__(self, folder: str, threads: int, job: Job) -> None:
+        self.job, self.folder, self.threads = job, folder, threads_of(job, threads)
+        self.metric = job.part.read_json(f"{folder}/facts.json")["metric"]
+        self.queries = job.part.read_array(f"{folder}/queries.npy")
+        self.vectors = opened_rows(job, folder)
+
+    def __call__(self, part: Span) -> None:
+        found = nearest_query(part_of(self.vectors, part), self.queries, self.metric, threads=self.threads)
+        self.job.part.write_array(part_file(self.folder, part), encode(found.distance, found.query))
 
 
 def best_first(scores: Float[np.ndarray, " rows"], count: int) -> Int64[np.ndarray, " count"]:

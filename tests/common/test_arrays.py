@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.arrays import SelectedRows, ShardedArray
+from common.arrays import RowRange, SelectedRows, ShardedArray
 
 
 def shards(folder: Path, arrays: list[np.ndarray]) -> list[Path]:
@@ -109,3 +109,24 @@ def test_selected_rows_read_as_the_rows_they_are(tmp_path, whole):
         SelectedRows(sharded, np.array([3, 100]))
     with pytest.raises(IndexError):
         some.take(np.array([-1]))
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 100), (10, 35), (33, 66), (40, 40), (0, 1), (99, 100)])
+def test_a_range_of_rows_reads_as_a_slice(tmp_path, whole, first, stop):
+    ranged = RowRange(ShardedArray(shards(tmp_path, np.split(whole, [0, 33, 33, 66]))), first, stop)
+    assert len(ranged) == stop - first
+    starts, blocks = [], [np.empty((0, 5), np.float32)]
+    for start, block in ranged.blocks(7):
+        starts.append(start)
+        blocks.append(block)
+    assert starts == list(np.cumsum([len(block) for block in blocks[:-1]]))
+    np.testing.assert_array_equal(np.concatenate(blocks), whole[first:stop])
+    np.testing.assert_array_equal(ranged.load(), whole[first:stop])
+    np.testing.assert_array_equal(ranged.take(np.arange(stop - first)[::-1]), whole[first:stop][::-1])
+    with pytest.raises(IndexError, match=f"row {stop - first} of an array of {stop - first} rows"):
+        ranged.take(np.array([stop - first]))
+
+
+def test_a_range_beyond_the_rows_is_refused(tmp_path, whole):
+    with pytest.raises(IndexError, match="rows 90 to 101 of an array of 100 rows"):
+        RowRange(ShardedArray(shards(tmp_path, [whole])), 90, 101)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import comb
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_one_corpus_is_as_near_at_a_tenth_of_its_size_where_raw_distances_say_ot
     assert raw[1] - raw[0] > 0.05
     for name in ("large", "small"):
         (tmp_path / name).mkdir()
-    how = {"size": 400, "pools": 10, "k": 1, "seed": 1}
+    how: dict[str, Any] = {"size": 400, "pools": 10, "k": 1, "seed": 1}
     ours, theirs = (
         pooled_distances(stored(tmp_path / name, rows), queries, "cosine", **how)
         for name, rows in (("large", large), ("small", small))

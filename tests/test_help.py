@@ -36,6 +36,7 @@ SCRIPTS = [
     "report.py",
     "rollout.py",
     "artifacts.py",
+    "deploy.py",
     "experiments/verbatim_recall.py",
     "experiments/sft_rl_proximity.py",
     "experiments/ablation.py",

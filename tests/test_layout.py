@@ -32,6 +32,7 @@ ORDER = [
     "visualize_clusters",
     "report",
     "run_pipeline",
+    "deploy",
 ]
 # Folders of scripts over the root's modules. Studies may use every room; a room uses no other.
 ROOMS = ["influence", "selection", "density"]

@@ -8,6 +8,7 @@ they are. The settings that name such files become overrides of the run over the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -86,7 +87,9 @@ def _settings(value: Any, name: str) -> Iterator[tuple[str, str | tuple[str, ...
     elif is_dataclass(value) and not isinstance(value, type):
         for item in fields(value):
             inner, inner_name = getattr(value, item.name), f"{name}.{item.name}".lstrip(".")
-            if item.name in PATHS and inner and _is_text(inner):
+            # An endpoint's model is a name, whatever lies here.
+            named = item.name == "model" and getattr(value, "engine", "") == "openai"
+            if item.name in PATHS and inner and _is_text(inner) and not named:
                 yield inner_name, inner, None
             else:
                 yield from _settings(inner, inner_name)
@@ -101,7 +104,7 @@ def _is_text(value: Any) -> bool:
 
 def _files_of(value: str | tuple[str, ...], reader: FilesReader | None) -> list[Path]:
     if reader is not None:
-        return [file.path.absolute() for file in list_files(reader)]
+        return [_absolute(file.path) for file in list_files(reader)]
     texts = (value,) if isinstance(value, str) else value
     return [file for text in texts for file in _files_at(text.removeprefix(TIKTOKEN))]
 
@@ -109,18 +112,14 @@ def _files_of(value: str | tuple[str, ...], reader: FilesReader | None) -> list[
 def _files_at(text: str) -> list[Path]:
     """The files of a path or glob; none where the text is no path (a model's name on the hub, a registry's word)."""
     path = Path(text).expanduser()
-    # A bare word that happens to be the name of a folder here is a name: `common`, `data`.
-    if path.is_dir() and "/" not in text:
-        return []
     if path.is_file():
-        return [path.absolute()]
+        return [_absolute(path)]
     if path.is_dir():
-        inside = (item for item in path.absolute().rglob("*") if item.is_file())
-        return [
-            item for item in inside if not any(part.startswith(".") for part in item.relative_to(path.absolute()).parts)
-        ]
+        folder = _absolute(path)
+        inside = (item for item in folder.rglob("*") if item.is_file())
+        return [item for item in inside if not any(part[0] == "." for part in item.relative_to(folder).parts)]
     try:
-        return [file.path.absolute() for file in list_files(FilesReader(paths=(text,)))]
+        return [_absolute(file.path) for file in list_files(FilesReader(paths=(text,)))]
     except UserError:
         return []
 
@@ -135,7 +134,7 @@ def plan_inputs(
     moving = [item for item in found if not _stays(item, root, tracked)]
     files = [file for item in moving for file in item.files]
     if not config_file.resolve().is_relative_to(root):
-        files.append(config_file.absolute())
+        files.append(_absolute(config_file))
     hashes = {file: file_sha256(file, cache_dir) for file in files}
     names = {str(file).lstrip("/"): sha for file, sha in hashes.items()}
     view = digest(names) if names else ""
@@ -158,11 +157,16 @@ def _below(file: Path, root: Path) -> str:
 
 def _moved(value: str | tuple[str, ...], view: str) -> str | list[str]:
     if isinstance(value, tuple):
-        return [f"{there(Path(text).expanduser().absolute(), view)}" for text in value]
+        return [there(Path(text).expanduser(), view) for text in value]
     prefix = TIKTOKEN if value.startswith(TIKTOKEN) else ""
-    return prefix + there(Path(value.removeprefix(TIKTOKEN)).expanduser().absolute(), view)
+    return prefix + there(Path(value.removeprefix(TIKTOKEN)).expanduser(), view)
 
 
 def there(path: Path, view: str) -> str:
     """Where a local file is over there, relative to the project."""
-    return f"{FOLDER}/{view}/{str(path).lstrip('/')}"
+    return f"{FOLDER}/{view}/{str(_absolute(path)).lstrip('/')}"
+
+
+def _absolute(path: Path) -> Path:
+    """Without `..`, and with symbolic links as they are: the names within a folder are part of its content."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  (Path.resolve follows links)

@@ -110,9 +110,7 @@ def make_plan(session: Session, stages: Sequence[str], extras: Sequence[str], se
     config_file = Path(session.config_path)
     inputs = plan_inputs(local_inputs(config), config_file, root, set(tree.files), session.store.cache_dir)
     inside = config_file.resolve().is_relative_to(root)
-    config_there = (
-        config_file.resolve().relative_to(root).as_posix() if inside else there(config_file.absolute(), inputs.view)
-    )
+    config_there = config_file.resolve().relative_to(root).as_posix() if inside else there(config_file, inputs.view)
     if inside and config_there not in tree.files:
         tree = Tree(
             (*tree.files, config_there), tree.bytes, tuple(name for name in tree.untracked if name != config_there)
@@ -252,7 +250,7 @@ def secret_values(names: Iterable[str], *, optional: bool = False) -> dict[str, 
     for name in names:
         value = (os.environ.get(name) or written.get(name) or "").strip()
         if not name.isidentifier() or "=" in name:
-            raise ConfigError(f"--secret {name!r}: give the name of an environment variable, never its value")
+            raise ConfigError("--secret: give the name of an environment variable, never its value")
         if value:
             found[name] = value
         elif not optional:

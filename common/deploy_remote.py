@@ -500,7 +500,7 @@ class Supervisor:
         self.output = Output(folder / "log", self.secrets)
         self.began = time.monotonic()
         self.reason, self.code, self.step = "", 143, ""
-        self.busy_at = self.began
+        self.busy_at, self.pace = self.began, self.spec.get("pace", BEAT)
         self.cpu: dict[int, float] = {}
         self.seen: tuple[int, int] | None = None
         self.reserve = folder / "outcome.reserve"
@@ -582,10 +582,13 @@ class Supervisor:
                 self.output.say(f"ended, {killed} processes by force" if killed else "ended")
                 break
             time.sleep(0.05)
-            if time.monotonic() - last >= BEAT:
-                last = time.monotonic()
+            now = time.monotonic()
+            if self.spec["max_seconds"] and now - self.began >= self.spec["max_seconds"]:
+                self.end(f"the limit of {self.spec['max_seconds'] / 3600:g} hours is reached", STOPPED_BY_TIMEOUT)
+            if now - last >= self.pace:
+                last = now
                 self.beat()
-                self.watch()
+                self.watch_idleness(now)
         return process.wait()
 
     def end_children(self, process: subprocess.Popen[bytes]) -> int:
@@ -604,11 +607,8 @@ class Supervisor:
         """The living processes of this job except this one."""
         return processes_of(self.token)
 
-    def watch(self) -> None:
-        """The limits of time and of idleness, each in seconds; 0 is none."""
-        now = time.monotonic()
-        if self.spec["max_seconds"] and now - self.began >= self.spec["max_seconds"]:
-            self.end(f"the limit of {self.spec['max_seconds'] / 3600:g} hours is reached", STOPPED_BY_TIMEOUT)
+    def watch_idleness(self, now: float) -> None:
+        """End a job that did nothing for too long; 0 is no limit."""
         if self.spec["max_idle"]:
             if self.was_busy():
                 self.busy_at = now
@@ -618,7 +618,7 @@ class Supervisor:
     def was_busy(self) -> bool:
         """Whether, since the last look, a core was used, a line written or a file of an unfinished artifact changed."""
         before, self.cpu = self.cpu, cpu_seconds(self.children())
-        if sum(seconds - before.get(pid, 0.0) for pid, seconds in self.cpu.items()) > BUSY * BEAT:
+        if sum(seconds - before.get(pid, 0.0) for pid, seconds in self.cpu.items()) > BUSY * self.pace:
             return True
         seen, self.seen = self.seen, (self.output.stream.tell(), newest(self.root / "data"))
         return seen != self.seen

@@ -125,6 +125,11 @@ def died_too_often(shard: object, why: str) -> UserError:
     )
 
 
+def done_again(shard: object, why: str) -> str:
+    """The line that tells of a dead worker."""
+    return f"{describe(shard)}: its worker died ({why}); done again"
+
+
 # --- what travels --------------------------------------------------------------------------------------------
 
 
@@ -185,8 +190,8 @@ class RemoteWorker:
         self._make = make
         self._worker: Callable[[Any], Any] | None = None
 
-    def __call__(self, packed: bytes) -> bytes:
-        """The packed reply to a packed shard. Only what ends a process passes it."""
+    def __call__(self, packed: bytes, note: str = "") -> bytes:
+        """The packed reply to a packed shard, with a note for stderr. Only what ends a process passes it."""
         heard = io.StringIO()
         try:
             with redirect_stderr(heard):
@@ -194,7 +199,7 @@ class RemoteWorker:
                 reply = Reply(self._worker(unpack(packed)))
         except Exception as error:
             reply = Reply(error=error)
-        return packed_reply(replace(reply, said=tuple(heard.getvalue().splitlines())))
+        return packed_reply(replace(reply, said=(note, *heard.getvalue().splitlines())))
 
 
 def packed_reply(reply: Reply) -> bytes:

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from common.console import say
 from common.engines import (
     MOST_TRIES,
     MakeWorker,
@@ -28,6 +29,7 @@ from common.engines import (
     Result,
     Shard,
     died_too_often,
+    done_again,
     pack,
     unpack,
 )
@@ -147,9 +149,11 @@ class _Pool:
     def _replace(self, worker: _Worker, task: _Task) -> None:
         code = worker.process.poll()
         stopped = worker.stop()
+        why = _why(stopped if code is None else code)
         self._all.remove(worker)
         if task.tries >= MOST_TRIES:
-            raise died_too_often(task.shard, _why(stopped if code is None else code))
+            raise died_too_often(task.shard, why)
+        say(done_again(task.shard, why))
         self._hire(worker.number).give(task)
 
     def _hire(self, number: int) -> _Worker:

@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ from common.engines import (
     Shard,
     Source,
     died_too_often,
+    done_again,
     pack,
     packed_reply,
     travelling,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MEGABYTE = 1_000_000
+LOST = "killed, or its node was lost"
 WAIT_SECONDS = 60  # for the first worker to get its CPU or GPU
 # A shard may take long: so many minutes without a single one finished are taken for a cluster that hangs.
 STUCK_MINUTES = 360
@@ -104,7 +107,7 @@ def stream_on_ray(
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=0,
-            concurrency=min(len(sources), workers),
+            compute=ray.data.TaskPoolStrategy(size=min(len(sources), workers)),
         )
         dataset = _mapped(dataset, _Task(pack((run.job, make_worker)), run), workers, "cpu")
         for _, result in run.results(dataset):
@@ -112,18 +115,24 @@ def stream_on_ray(
 
 
 def _mapped(dataset: Any, task: _Task, workers: int, device: str) -> Any:
-    """The dataset of replies: an actor pool that grows to `workers`, a shard at a time."""
+    """The dataset of replies: a pool of at most `workers` actors, each with a shard and the next one in its queue.
+
+    By Ray Data's defaults a lost actor comes back, with the shards it had; `_Tries` says when that is enough.
+    """
+    import ray
+
+    at_first = max(1, min(workers, int(ray.cluster_resources().get("CPU", 1))))
+    pool = ray.data.ActorPoolStrategy(
+        min_size=1, max_size=workers, initial_size=at_first, max_tasks_in_flight_per_actor=2
+    )
     return dataset.map_batches(
         ShardActor,
         fn_constructor_args=(task,),
         batch_size=1,
         batch_format="pyarrow",
-        concurrency=(1, workers),
+        compute=pool,
         num_cpus=1,
         num_gpus=_gpus(device),
-        # A lost actor comes back with the shard it had; `_Tries` says when that is enough.
-        max_restarts=-1,
-        max_task_retries=-1,
     )
 
 
@@ -167,13 +176,14 @@ class _Run:
         Raises:
             UserError: a worker's; or the cluster's, in a line.
         """
-        import ray
+        import ray.data.exceptions
+        import ray.exceptions
 
         receiver = Receiver()
         try:
             for row in dataset.iter_rows():
                 yield row["number"], receiver.result(unpack(row["reply"]))
-        except (ray.exceptions.RayError, ray.data.exceptions.RayDataException) as error:
+        except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
             told = f"ray: {_in_a_line(error)}; finished shards are kept, run the same command again"
             raise UserError(told) from error
 
@@ -228,11 +238,27 @@ def connect(workers: int) -> None:
     except ImportError as error:
         raise UserError(f"engine=ray needs Ray ({error}); to install it: uv sync --extra ray") from error
     if not ray.is_initialized():
-        _init(address_wanted(), workers)
+        with _without_stderr():
+            _init(address_wanted(), workers)
         atexit.register(ray.shutdown)
+        # It tells of lost workers on standard output, which is for results; we tell of them ourselves.
+        vars(sys.modules["ray._private.worker"])["print_to_stdstream"] = lambda *_, **__: None
     _set_context()
     if ray.cluster_resources().get("CPU", 0) < 1:
         raise UserError("engine=ray: the cluster has no node with a CPU; start one: ray start --address=HEAD")
+
+
+@contextmanager
+def _without_stderr() -> Generator[None]:
+    """Ray's C++ side greets on descriptor 2; what goes wrong is raised."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def address_wanted() -> str:
@@ -360,9 +386,10 @@ class ShardActor:
         return {"number": [number], "reply": [reply or self._answer(shard)]}
 
     def _answer(self, shard: bytes) -> bytes:
-        if self._tries.begin(shard) > MOST_TRIES:
-            return pack(Reply(error=died_too_often(unpack(shard), "killed, or its node was lost")))
-        return self._worker(shard)
+        tries = self._tries.begin(shard)
+        if tries > MOST_TRIES:
+            return pack(Reply(error=died_too_often(unpack(shard), LOST)))
+        return self._worker(shard, note=done_again(unpack(shard), LOST) if tries > 1 else "")
 
 
 def _read(batch: pa.Table, task: _Task) -> Iterator[Mapping[str, list[Any]]]:

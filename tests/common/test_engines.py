@@ -78,11 +78,12 @@ def test_shards_are_described_as_they_are_needed(tmp_path):
     running.close()
 
 
-def test_a_killed_worker_costs_its_shard_one_more_try(tmp_path):
+def test_a_killed_worker_costs_its_shard_one_more_try(tmp_path, capsys):
     job = job_in(tmp_path)
     found = totals(job, shard_workers.DiesOnce, [*shards(3), ("dies.json", 5)])
     assert found == {"0.json": 0, "1.json": 0, "2.json": 1, "dies.json": 10}
     assert not alive(job.part.read_json("tried.json"))
+    assert capsys.readouterr().err.startswith("shard ('dies.json', 5): its worker died (killed, as by")
 
 
 def test_a_shard_that_kills_every_worker_is_named(tmp_path):

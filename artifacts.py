@@ -13,14 +13,13 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from calendar import timegm
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.cli import guarded, human_bytes
 from common.console import as_markup, print_whole, stderr, stdout
 from common.errors import UserError
-from common.inventory import Damage, Difference, Entry, Garbage, Inventory, differences, garbage, remove, verify
+from common.inventory import Damage, Difference, Entry, Garbage, Inventory, differences, garbage, open_inventory, verify
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -57,14 +56,17 @@ def list_artifacts(inventory: Inventory, args: Namespace) -> int:
     table.columns[0].no_wrap = table.columns[2].no_wrap = True
     print_whole(stdout(), table)
     if not entries:
-        print(f"{inventory.root} holds no artifact yet; make some with: uv run run_pipeline.py configs/quickstart.py")
+        print(
+            f"{inventory.place(inventory.root)} holds no artifact yet; "
+            "make some with: uv run run_pipeline.py configs/quickstart.py"
+        )
     return 0
 
 
 def _line(inventory: Inventory, entry: Entry) -> dict[str, Any]:
     facts = {name: entry.manifest.get(name) for name in ("rows", "seconds", "created")}
     place = {"stage": entry.stage, "key": entry.key, "runs": inventory.names_of(entry)}
-    return {**place, **facts, "bytes": entry.bytes, "folder": str(entry.folder), "problem": entry.problem}
+    return {**place, **facts, "bytes": entry.bytes, "folder": inventory.place(entry.folder), "problem": entry.problem}
 
 
 def _age(created: str) -> str:
@@ -90,7 +92,7 @@ def show(inventory: Inventory, args: Namespace) -> int:
 
 def _show_one(inventory: Inventory, entry: Entry) -> None:
     manifest, console = entry.manifest, stdout()
-    console.print(f"[bold]{entry.stage} {entry.key}[/]  {as_markup(str(entry.folder))}")
+    console.print(f"[bold]{entry.stage} {entry.key}[/]  {as_markup(inventory.place(entry.folder))}")
     if entry.problem:
         console.print(f"[red]{as_markup(entry.problem)}[/]\n")
         return
@@ -224,7 +226,7 @@ def verify_artifacts(inventory: Inventory, args: Namespace) -> int:
     damages = list({(item.path, item.problem): item for item in reversed(damages)}.values())[::-1]
     leftovers = [item for item in inventory.leftovers() if item.kind != "lock"]
     if args.json:
-        listed = [{**asdict(item), "path": str(item.path)} for item in leftovers]
+        listed = [{**asdict(item), "path": inventory.place(item.path)} for item in leftovers]
         print_json({"artifacts": len(entries), "damaged": [asdict(item) for item in damages], "leftovers": listed})
         return 1 if damages else 0
     for item in damages:
@@ -234,7 +236,7 @@ def verify_artifacts(inventory: Inventory, args: Namespace) -> int:
         state = (
             "being built now" if item.running else "left by a stopped run: run it again to go on, or remove it with gc"
         )
-        stdout().print(f"[yellow]unfinished[/] {as_markup(str(item.path))}: {state}", soft_wrap=True)
+        stdout().print(f"[yellow]unfinished[/] {as_markup(inventory.place(item.path))}: {state}", soft_wrap=True)
     files, size = sum(len(entry.files) for entry in entries), human_bytes(sum(entry.bytes for entry in entries))
     print(f"{len(entries)} artifacts, {files} files, {size}: {f'{len(damages)} damaged' if damages else 'all whole'}")
     return 1 if damages else 0
@@ -253,29 +255,29 @@ def _chosen(inventory: Inventory, keys: Sequence[str]) -> list[Entry]:
 def collect(inventory: Inventory, args: Namespace) -> int:
     """Delete what no run needs; without --yes, say what would go."""
     items = garbage(inventory, caches=args.caches)
-    removed = [item for item in items if remove(item)] if args.yes else []
+    removed = [item for item in items if inventory.remove(item)] if args.yes else []
     counted = removed if args.yes else items
     if args.json:
-        listed = [{**asdict(item), "path": str(item.path)} for item in counted]
+        listed = [{**asdict(item), "path": inventory.place(item.path)} for item in counted]
         return print_json({"removed": args.yes, "bytes": _total(counted), "items": listed})
-    _print_garbage(counted)
+    _print_garbage(inventory, counted)
     for item in items:
         if args.yes and item not in removed:
-            stderr().print(f"kept {as_markup(str(item.path))}: a run is using it")
+            stderr().print(f"kept {as_markup(inventory.place(item.path))}: a run is using it")
     verb = "freed" if args.yes else "would free"
     hint = "" if args.yes or not counted else "; add --yes to delete"
     print(f"{verb} {human_bytes(_total(counted))} in {len(counted)} items{hint}")
     return 0
 
 
-def _print_garbage(items: Iterable[Garbage]) -> None:
+def _print_garbage(inventory: Inventory, items: Iterable[Garbage]) -> None:
     table = _table("path", "why", right=("size",))
     locks = 0
     for item in items:
         if item.path.suffix == ".lock":
             locks += 1
         else:
-            table.add_row(as_markup(str(item.path)), item.reason, human_bytes(item.bytes))
+            table.add_row(as_markup(inventory.place(item.path)), item.reason, human_bytes(item.bytes))
     if locks:
         table.add_row(f"{locks} lock files", "not held", human_bytes(0))
     if table.row_count:
@@ -309,7 +311,9 @@ def print_json(value: Any) -> int:
 def make_parser() -> ArgumentParser:
     """The command line of every subcommand."""
     shared = ArgumentParser(add_help=False)
-    shared.add_argument("--data-dir", default="data", metavar="FOLDER", help="where artifacts lie (default: data)")
+    shared.add_argument(
+        "--data-dir", default="data", metavar="FOLDER", help="where artifacts lie: a folder or a URL (default: data)"
+    )
     shared.add_argument("--json", action="store_true", help="print the result as JSON")
     shared.add_argument("--debug", action="store_true", help="print the traceback of an error")
     parser = ArgumentParser(
@@ -339,7 +343,7 @@ def make_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, act, print; returns the exit code."""
     args = make_parser().parse_args(argv)
-    return guarded(lambda: args.action(Inventory(Path(args.data_dir)), args), debug=args.debug)
+    return guarded(lambda: args.action(open_inventory(args.data_dir), args), debug=args.debug)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from common.errors import CorruptArtifact, UserError
 from common.filehash import sha256_of
-from common.store import MANIFEST, PART_NOTE, key_of, open_artifact
+from common.store import MANIFEST, PART_NOTE, Store, key_of, open_artifact, open_store
 
 DELETED = ".del-"
 _KEY = re.compile("[0-9a-f]{16}")
@@ -105,14 +105,18 @@ class Inventory:
     @cached_property
     def entries(self) -> dict[tuple[str, str], Entry]:
         """By (stage, key), upstream stages first."""
-        found = {entry.identity: entry for entry in map(read_entry, self._folders())}
+        found = {entry.identity: entry for entry in self._read_entries()}
         depths = {identity: self._depth(found, identity) for identity in found}
         return {identity: found[identity] for identity in sorted(found, key=lambda item: (depths[item], item))}
 
-    def _folders(self) -> Iterator[Path]:
+    def _read_entries(self) -> Iterator[Entry]:
         for folder in sorted(self.root.glob("*/*")):
-            if _KEY.fullmatch(folder.name) and folder.is_dir():
-                yield folder
+            if is_key(folder.name) and folder.is_dir():
+                yield read_entry(folder)
+
+    def place(self, path: Path) -> str:
+        """Where something of this inventory lies, for a person."""
+        return str(path)
 
     def _depth(self, found: Mapping[tuple[str, str], Entry], identity: tuple[str, str]) -> int:
         inputs = found[identity].upstream.items() if identity in found else ()
@@ -125,15 +129,10 @@ class Inventory:
         Raises:
             UserError: a run file does not parse.
         """
-        out = {}
-        for path in sorted((self.root / "runs").glob("[!.]*.json")):
-            try:
-                out[path.stem] = {str(stage): str(key) for stage, key in json.loads(path.read_text()).items()}
-            except (OSError, ValueError, AttributeError) as error:
-                raise UserError(
-                    f"{path}: not a run record ({type(error).__name__}); delete it and run again"
-                ) from error
-        return out
+        return {path.stem: run_record(path, path.read_bytes) for path in self._run_files()}
+
+    def _run_files(self) -> list[Path]:
+        return sorted((self.root / "runs").glob("[!.]*.json"))
 
     def names_of(self, entry: Entry) -> list[str]:
         """The runs that ended with this artifact."""
@@ -158,7 +157,8 @@ class Inventory:
         if len(found) == 1 and (prefix or stage):
             return found
         if not found:
-            raise UserError(f"no artifact or run in {self.root} is called '{text}'; `artifacts.py ls` lists them")
+            place = self.place(self.root)
+            raise UserError(f"no artifact or run in {place} is called '{text}'; `artifacts.py ls` lists them")
         listed = ", ".join(f"{entry.stage}/{entry.key}" for entry in found[:6])
         raise UserError(f"'{text}' is ambiguous: {listed}{', ...' if len(found) > 6 else ''}")
 
@@ -178,7 +178,7 @@ class Inventory:
         out = []
         for path in sorted(self.root.glob("*/*")):
             key, _, kind = path.name.partition(".")
-            if not _KEY.fullmatch(key) or not kind or path.parent.name in ("cache", "runs"):
+            if not is_key(key) or not kind or path.parent.name in ("cache", "runs"):
                 continue
             lock = path.with_name(f"{key}.lock")
             name = "lock" if kind == "lock" else "part" if kind == "part" else "old"
@@ -195,7 +195,59 @@ class Inventory:
                 known = command_of({**other.manifest, "script": scripts[entry.stage]}, "--fresh")
                 if known:
                     return known
-        return entry.repair or f"rm -r {shlex.quote(str(entry.folder))}  # then {NO_COMMAND}"
+        return entry.repair or self._last_resort(entry)
+
+    def _last_resort(self, entry: Entry) -> str:
+        return f"rm -r {shlex.quote(str(entry.folder))}  # then {NO_COMMAND}"
+
+    def wrong_files(self, entry: Entry) -> list[tuple[str, str]]:
+        """(where, what is wrong) of every file of an artifact whose content is not the manifest's; reads them all."""
+        return [(str(entry.folder / name), text) for name in entry.files for text in _wrong_file(entry, name)]
+
+    def size_of(self, entry: Entry) -> int:
+        """Bytes that an artifact takes up."""
+        return size_of(entry.folder)
+
+    def inputs_of(self, item: Leftover) -> dict[str, str]:
+        """Keys of what an unfinished artifact is being made from, by stage; empty when that cannot be told."""
+        with suppress(OSError, ValueError, AttributeError):
+            return dict(json.loads((item.path / PART_NOTE).read_text())["inputs"])
+        return {}
+
+    def remove(self, item: Garbage) -> bool:
+        """Delete something; False when a run has taken it up meanwhile."""
+        return remove(item)
+
+
+def open_inventory(data_dir: str) -> Inventory:
+    """What lies in a data folder, or behind a URL.
+
+    Raises:
+        UserError: there is no such folder, or the place behind the URL cannot be reached.
+    """
+    store = open_store(data_dir)
+    if type(store) is Store:
+        return Inventory(store.root)
+    from common.remote_inventory import RemoteInventory
+
+    return RemoteInventory.at(data_dir)
+
+
+def is_key(text: str) -> bool:
+    """Whether a name is that of an artifact's folder."""
+    return _KEY.fullmatch(text) is not None
+
+
+def run_record(place: object, read: Callable[[], bytes]) -> dict[str, str]:
+    """Stage -> key of one recorded run.
+
+    Raises:
+        UserError: it does not parse.
+    """
+    try:
+        return {str(stage): str(key) for stage, key in json.loads(read()).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{place}: not a run record ({type(error).__name__}); delete it and run again") from error
 
 
 def read_entry(folder: Path) -> Entry:
@@ -203,13 +255,15 @@ def read_entry(folder: Path) -> Entry:
     try:
         return Entry(folder, open_artifact(folder, " ").manifest)
     except CorruptArtifact as error:
-        return Entry(folder, _command_facts(folder / MANIFEST), str(error).rstrip("; "))
+        with suppress(OSError):
+            return Entry(folder, command_facts((folder / MANIFEST).read_bytes()), str(error).rstrip("; "))
+        return Entry(folder, {}, str(error).rstrip("; "))
 
 
-def _command_facts(path: Path) -> dict[str, Any]:
+def command_facts(text: bytes) -> dict[str, Any]:
     """Script, config and overrides of a manifest that is not to be trusted otherwise; empty when they do not parse."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        stated = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(ValueError, KeyError, TypeError):
+        stated = json.loads(text)
         overrides = [str(item) for item in stated["overrides"]]
         return {"script": str(stated["script"]), "config_path": str(stated["config_path"]), "overrides": overrides}
     return {}
@@ -267,12 +321,13 @@ class Damage:
 
 def verify(inventory: Inventory, entry: Entry) -> list[Damage]:
     """Everything wrong with one artifact: every file hashed, the key computed again, its inputs looked for."""
-    found = [(entry.folder / MANIFEST, entry.problem)] if entry.problem else []
+    manifest = inventory.place(entry.folder / MANIFEST)
+    found = [(manifest, entry.problem)] if entry.problem else []
     if not entry.problem:
-        found += [(entry.folder / MANIFEST, text) for text in _wrong_key(entry)]
-        found += [(entry.folder / name, text) for name in entry.files for text in _wrong_file(entry, name)]
+        found += [(manifest, text) for text in _wrong_key(entry)]
+        found += inventory.wrong_files(entry)
     repair = inventory.repair(entry)
-    damages = [Damage(entry.stage, entry.key, str(path), text, repair) for path, text in found]
+    damages = [Damage(entry.stage, entry.key, path, text, repair) for path, text in found]
     return damages + _missing_inputs(inventory, entry)
 
 
@@ -306,8 +361,8 @@ def _missing_inputs(inventory: Inventory, entry: Entry) -> list[Damage]:
     for stage, key in entry.upstream.items():
         if (stage, key) not in inventory.entries:
             command = command_of({**entry.manifest, "script": scripts.get(stage)})
-            path = inventory.root / stage / key
-            out.append(Damage(stage, key, str(path), MISSING_INPUT, command or NO_COMMAND))
+            path = inventory.place(inventory.root / stage / key)
+            out.append(Damage(stage, key, path, MISSING_INPUT, command or NO_COMMAND))
     return out
 
 
@@ -407,7 +462,7 @@ def garbage(inventory: Inventory, *, caches: bool = False) -> list[Garbage]:
     kept = _needed(inventory, leftovers)
     running = {item.path.with_suffix("") for item in leftovers if item.running and item.kind == "lock"}
     out = [
-        Garbage(entry.folder, "no run needs it", size_of(entry.folder))
+        Garbage(entry.folder, "no run needs it", inventory.size_of(entry))
         for entry in reversed(list(inventory.entries.values()))  # downstream first: a gc that dies orphans nothing
         if entry.identity not in kept and entry.folder not in running
     ]
@@ -422,8 +477,7 @@ def _needed(inventory: Inventory, leftovers: list[Leftover]) -> set[tuple[str, s
     roots = [identity for keys in inventory.runs.values() for identity in keys.items()]
     for item in leftovers:
         if item.kind == "part" and item.running:
-            with suppress(OSError, ValueError, AttributeError):
-                roots += json.loads((item.path / PART_NOTE).read_text())["inputs"].items()
+            roots += inventory.inputs_of(item).items()
     kept = inventory.lineage(inventory.entries[root] for root in roots if root in inventory.entries)
     for identity in sorted(kept):
         if problem := inventory.entries[identity].problem:

@@ -32,13 +32,13 @@ BEAT, STALE, SETTLE, POLL = 10.0, 45.0, 1.0, 0.5  # seconds
 
 @dataclass(frozen=True)
 class Lease:
-    """Who holds a key: `beat` counts its signs of life, `mirror` is the folder on its machine, by a random id."""
+    """Who holds a key: `mirror` is the folder on its machine, by a random id; `time` (Unix) its last sign of life."""
 
     owner: str
     mirror: str
     host: str
     process: int
-    beat: int = 0
+    time: float = 0.0
 
 
 class RemoteLock:
@@ -47,7 +47,7 @@ class RemoteLock:
     def __init__(self, objects: Objects, name: str, local: FileLock, mirror: str) -> None:
         self.objects, self.name, self.holder = objects, name, ""
         self._local = local
-        self._mine = Lease(os.urandom(8).hex(), mirror, socket.gethostname(), os.getpid())
+        self._mine = Lease(os.urandom(8).hex(), mirror, socket.gethostname(), os.getpid(), time.time())
         self._watched: tuple[Lease, float] | None = None
         self._stop = threading.Event()
         self._beating: threading.Thread | None = None
@@ -113,7 +113,8 @@ class RemoteLock:
         if not self.objects.create(self.name, value):
             return False
         # A second one must be refused; where it is not, the condition means nothing here.
-        return not self.objects.create(self.name, value) or self._settled()
+        kept = self.objects.keeps_conditions and not self.objects.create(self.name, value)
+        return kept or self._settled()
 
     def _settled(self) -> bool:
         time.sleep(SETTLE)
@@ -135,12 +136,12 @@ class RemoteLock:
                 seen = self._read(tries=1)
                 if seen is not None and not self._is_mine(seen):
                     return  # taken over; `confirm` will tell
-                self._mine = replace(self._mine, beat=self._mine.beat + 1)
                 self._write()
             except Exception:
                 continue  # the network may come back before this goes stale
 
     def _write(self) -> None:
+        self._mine = replace(self._mine, time=time.time())
         self.objects.write(self.name, _bytes(self._mine))
 
     def _read(self, tries: int = 4) -> Lease | None:
@@ -156,6 +157,16 @@ def read_lease(objects: Objects, name: str, tries: int = 4) -> Lease | None:
         return Lease(**json.loads(value))
     except (ValueError, TypeError):
         return None
+
+
+def seems_alive(lease: Lease) -> bool:
+    """Whether its owner gave a sign of life lately, if the clocks agree: for what is told, never for taking it over."""
+    return abs(time.time() - lease.time) < STALE
+
+
+def long_enough() -> float:
+    """Seconds after which a lease that was left behind has been taken over."""
+    return STALE + 5
 
 
 def _bytes(lease: Lease) -> bytes:

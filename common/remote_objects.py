@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ VARIABLES = ("AWS_", "GOOGLE_", "GCSFS_", "AZURE_", "FSSPEC_")
 # Seconds before each further try, beside the tries of the client itself.
 PAUSES = (0.5, 1.5, 4.0)
 HASHED_BLOCK = 64 << 20
-CONNECT_SECONDS, READ_SECONDS = 10, 60
+CONNECT_SECONDS, READ_SECONDS = 5, 60
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NO_CREDENTIALS = (
     "NoCredentialsError",
@@ -65,7 +66,7 @@ def checked_url(text: str) -> str:
         raise ConfigError(f"data_dir: a chained URL ({scheme}...) cannot be a data folder; name one place")
     if "@" in parts.netloc or parts.query or parts.fragment or "?" in text:
         raise ConfigError(
-            f"data_dir: a {scheme}:// URL may hold no user, password, ? or #, for it is written into every manifest; "
+            "data_dir: a URL may hold no user, password, ? or #, for it is written into every manifest; "
             "credentials come from the environment or .env"
         )
     if scheme == "memory":
@@ -132,8 +133,11 @@ class Objects:
         hasher = hashlib.sha256()
         for start in range(0, size, HASHED_BLOCK):
             end = min(start + HASHED_BLOCK, size)
-            hasher.update(self._reach(lambda files, a=start, b=end: files.cat_file(self._path(files, name), a, b)))
+            hasher.update(self._reach(partial(self._block, name, start, end)))
         return hasher.hexdigest()
+
+    def _block(self, name: str, start: int, end: int, files: Any) -> bytes:
+        return files.cat_file(self._path(files, name), start=start, end=end)
 
     def listing(self, prefix: str) -> dict[str, Found]:
         """Every object below a prefix, by its name below it: one request for each thousand."""
@@ -176,6 +180,19 @@ class Objects:
 
         if chosen:
             self._reach(gone)
+
+    def remove_all(self, prefix: str) -> None:
+        """Delete everything below a prefix, what a killed run left half-written too."""
+        if self.protocol in OBJECT_STORES:
+            self.remove(f"{prefix}/{name}" for name in self.listing(prefix))
+            return
+        with suppress(FileNotFoundError):
+            self._reach(lambda files: files.rm(self._path(files, prefix), recursive=True))
+
+    @property
+    def keeps_conditions(self) -> bool:
+        """Whether a refused `create` shows that the store itself keeps the condition, not its client."""
+        return self.protocol in OBJECT_STORES
 
     def _path(self, files: Any, name: str) -> str:
         root = str(files._strip_protocol(self.url)).rstrip("/")
@@ -306,15 +323,15 @@ def _made(protocol: str) -> Any:
         # Two runs must see each other's objects: no listing is remembered.
         return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True, **options)
     except ImportError as error:
-        raise _missing_package(protocol, error.name or "its package") from error
+        raise _missing_package(protocol, error.name) from error
     except ValueError as error:
         raise ConfigError(f"data_dir: {protocol}:// is no file system that fsspec knows") from error
 
 
-def _missing_package(protocol: str, name: str) -> RemoteError:
+def _missing_package(protocol: str, name: str | None) -> RemoteError:
     extra = "s3" if protocol in S3 else "gcs" if protocol in GCS else None
-    remedy = f"uv sync --extra {extra}" if extra else f"uv pip install {name}"
-    return RemoteError(f"data_dir: {protocol}:// needs a package that is not installed ({name}): {remedy}")
+    remedy = f"uv sync --extra {extra}" if extra else f"uv pip install {name or 'its fsspec package'}"
+    return RemoteError(f"data_dir: {protocol}:// needs a package that is not installed: {remedy}")
 
 
 def _read_env_file() -> None:

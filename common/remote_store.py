@@ -174,6 +174,11 @@ class RemoteArtifact(Artifact):
             self._note_stamps()
         return super().path(name)
 
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Fetch these files (by default all), and raise CorruptArtifact unless they are what the manifest says."""
+        for name in self.names() if names is None else names:
+            self.path(name)
+
     def stamp_own(self, hashes: Mapping[str, str]) -> None:
         """Note which files this process wrote itself: they need not be hashed again."""
         files = self.manifest["files"]
@@ -428,7 +433,7 @@ class RemotePart(Part):
         self.path.mkdir(parents=True, exist_ok=True)
 
     def _empty(self) -> None:
-        self.objects.remove(f"{self.prefix}/{name}" for name in self.objects.listing(self.prefix))
+        self.objects.remove_all(self.prefix)
         self.seen.files, self.seen.mine = {}, {}
         shutil.rmtree(self.path.parent, ignore_errors=True)
 
@@ -582,11 +587,7 @@ class RemoteStore(Store):
                 self.objects.write(f"runs/{name}.json", run_text({**known, **keys}).encode())
 
     def _note(self, step: Step) -> dict[str, Any] | None:
-        """What the build that is going on says of itself."""
-        with suppress(ValueError, TypeError, KeyError):
-            note = dict(json.loads(self.objects.read(_note_name(step)) or b""))
-            return note if _BUILD.fullmatch(note["build"]) else None
-        return None
+        return read_note(self.objects, _note_name(step))
 
     def _published(self, step: Step) -> dict[str, Any]:
         with suppress(ValueError, TypeError):
@@ -601,9 +602,9 @@ class RemoteStore(Store):
         with suppress(RemoteError):
             self.objects.remove([_note_name(step)])
             doomed = {f"{place}/{build}/{name}" for name in self.objects.listing(f"{place}/{build}")} - listed
-            if replaced and replaced != build:
-                doomed |= {f"{place}/{replaced}/{name}" for name in self.objects.listing(f"{place}/{replaced}")}
             self.objects.remove(doomed)
+            if replaced and replaced != build:
+                self.objects.remove_all(f"{place}/{replaced}")
 
 
 def _note_name(step: Step) -> str:
@@ -614,3 +615,11 @@ def _holds(path: Path, text: bytes) -> bool:
     with suppress(OSError):
         return path.read_bytes() == text
     return False
+
+
+def read_note(objects: Objects, name: str) -> dict[str, Any] | None:
+    """What the build that is going on says of itself; None when there is none."""
+    with suppress(ValueError, TypeError, KeyError):
+        note = dict(json.loads(objects.read(name) or b""))
+        return note if _BUILD.fullmatch(note["build"]) else None
+    return None

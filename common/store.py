@@ -453,7 +453,7 @@ def run_text(keys: Mapping[str, str]) -> str:
     return json.dumps(dict(keys), indent=1) + "\n"
 
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
 
 
 def open_store(data_dir: str) -> Store:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,21 @@ def test_a_broken_cache_is_an_error_the_caller_can_catch(tmp_path):
 def test_batches():
     assert list(batches([b"1", b"2", b"3"], 2)) == [[b"1", b"2"], [b"3"]]
     assert list(batches([], 2)) == []
+
+
+def test_a_file_takes_little_more_room_than_its_rows(tmp_path):
+    cache = RowCache(tmp_path / "cache.sqlite")
+    rows = {number.to_bytes(16, "little"): bytes(1_545) for number in range(2_000)}  # 384 dimensions
+    cache.put_many(rows)
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert size < 1.2 * sum(len(key) + len(value) for key, value in rows.items())
+
+
+def test_a_file_of_the_older_layout_is_read_and_continued(tmp_path):
+    path = tmp_path / "cache.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE rows (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+        connection.execute("INSERT INTO rows VALUES (?, ?)", (b"old", b"1"))
+        connection.commit()
+    RowCache(path).put_many({b"new": b"2"})
+    assert RowCache(path).get_many([b"old", b"new"]) == {b"old": b"1", b"new": b"2"}

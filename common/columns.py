@@ -6,14 +6,14 @@ argument is one of its objects. That is most of a second in a command that answe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from jaxtyping import Num
+    from jaxtyping import Int64, Num
 
 
 def number_column(values: Num[np.ndarray, " rows"]) -> pa.Array:
@@ -26,8 +26,12 @@ def number_column(values: Num[np.ndarray, " rows"]) -> pa.Array:
     )
 
 
-def text_column(texts: Sequence[str]) -> pa.Array:
-    """A string column, without nulls.
+# Bytes that 32-bit offsets can count; the ids of about 100M chunks are more.
+MOST_BYTES = 2**31 - 1
+
+
+def text_column(texts: Sequence[str], most_bytes: int = MOST_BYTES) -> pa.Array:
+    """A string column, without nulls; of type large_string where it holds more than `most_bytes`.
 
     Raises:
         UnicodeEncodeError: a text holds half of a surrogate pair, which UTF-8 cannot write.
@@ -35,5 +39,23 @@ def text_column(texts: Sequence[str]) -> pa.Array:
     import pyarrow as pa
 
     encoded = [text.encode() for text in texts]
-    offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    data = pa.py_buffer(b"".join(encoded))
+    if offsets[-1] > most_bytes:
+        return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(offsets), data)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets.astype(np.int32)), data)
+
+
+def codes_of(pieces: Iterable[pa.ChunkedArray]) -> tuple[list[str], Int64[np.ndarray, " rows"]]:
+    """The distinct strings of a column read piece by piece, in the order in which they come, and each row's number.
+
+    No string is made for a row: a hundred million of them are 6 GB.
+    """
+    numbers: dict[str, int] = {}
+    codes = [np.empty(0, np.int64)]
+    for piece in pieces:
+        for chunk in piece.chunks:
+            encoded = chunk.dictionary_encode()
+            own = [numbers.setdefault(value, len(numbers)) for value in encoded.dictionary.to_pylist()]
+            codes.append(np.array(own, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)])
+    return list(numbers), np.concatenate(codes)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from common.columns import number_column, text_column
+from common.columns import codes_of, number_column, text_column
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -27,6 +27,21 @@ def test_texts():
         assert text_column(texts).equals(pa.array(texts, pa.string()))
     with pytest.raises(UnicodeEncodeError):
         text_column(["\ud800"])
+
+
+def test_more_text_than_32_bits_count_has_offsets_of_64():
+    texts = ["some", "text", "", "more"]
+    column = text_column(texts, most_bytes=10)
+    assert column.type == pa.large_string()
+    assert column.to_pylist() == texts
+
+
+def test_codes_of_a_column_in_pieces():
+    pieces = [pa.chunked_array([["b", "a"], ["b"]], pa.string()), pa.chunked_array([["c", "a"]], pa.string())]
+    names, codes = codes_of(pieces)
+    assert names == ["b", "a", "c"]
+    assert codes.tolist() == [0, 1, 0, 2, 1]
+    assert codes_of([])[0] == []
 
 
 def test_pandas_is_not_imported():

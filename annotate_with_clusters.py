@@ -181,9 +181,15 @@ def document_numbers(chunks: Artifact) -> Int64[np.ndarray, " chunks"]:
     """A number for the document of every chunk; the chunks of a document follow each other."""
     import numpy as np
 
-    ids = [each for table in chunks.tables("chunks-*.parquet", ["doc_id"]) for each in table["doc_id"].to_pylist()]
-    changes = [number > 0 and ids[number] != ids[number - 1] for number in range(len(ids))]
-    return np.cumsum(np.array(changes, dtype=np.int64))
+    begins, last = [np.empty(0, dtype=bool)], None
+    for table in chunks.tables("chunks-*.parquet", ["doc_id"]):
+        ids = table["doc_id"].combine_chunks()
+        if not len(ids):
+            continue
+        codes = ids.dictionary_encode().indices.to_numpy()
+        begins += [np.array([last is not None and ids[0].as_py() != last]), codes[1:] != codes[:-1]]
+        last = ids[-1].as_py()
+    return np.cumsum(np.concatenate(begins), dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)

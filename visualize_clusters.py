@@ -109,12 +109,19 @@ class Shares:
     """How many of some chunks come from each training stage, and from each source of it."""
 
     def __init__(self, chunks: Artifact) -> None:
-        stages: list[str] = []
-        sources: list[str] = []
-        for table in chunks.tables("chunks-*.parquet", ["stage", "source"]):
-            stages += table["stage"].to_pylist()
-            sources += table["source"].to_pylist()
-        self._of = {"stage": _codes(stages), "source": _codes(map(source_label, sources, stages))}
+        import numpy as np
+
+        from common.columns import codes_of
+
+        stages, stage = codes_of(table["stage"] for table in chunks.tables("chunks-*.parquet", ["stage"]))
+        sources, source = codes_of(table["source"] for table in chunks.tables("chunks-*.parquet", ["source"]))
+        # Two training stages may each have a source of one name. In the order in which they come: ties are shown so.
+        pairs, first, codes = np.unique(stage + source * len(stages), return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        labels = [
+            source_label(sources[pair // len(stages)], stages[pair % len(stages)]) for pair in pairs[order].tolist()
+        ]
+        self._of = {"stage": (stages, stage), "source": (labels, np.argsort(order)[codes])}
 
     def of(self, rows: Int[np.ndarray, " n"], what: str) -> dict[str, int]:
         """Counts by name, largest first, none of them zero."""
@@ -129,14 +136,6 @@ class Shares:
 def source_label(source: str, stage: str) -> str:
     """A source as the page writes it: with the training stage it belongs to."""
     return f"{source} · {stage}"
-
-
-def _codes(values: Iterable[str]) -> tuple[list[str], Int[np.ndarray, " n"]]:
-    import numpy as np
-
-    numbers: dict[str, int] = {}
-    codes = np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
-    return list(numbers), codes
 
 
 def map_points(inputs: Mapping[str, Artifact]) -> Points:

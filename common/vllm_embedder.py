@@ -23,7 +23,7 @@ from common.keys import digest
 from common.token_counters import ModelFiles, document_prompt, query_prompt
 from common.units import unit_rows
 from common.vector_cache import Encoded
-from common.vllm_engine import load_vllm, model_arguments, place_arguments, require_vllm, token_prompts
+from common.vllm_engine import load_vllm, model_arguments, place_arguments, require_vllm, run_vllm, token_prompts
 from config import EmbeddingConfig
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class VllmEmbedder:
         longest = model.llm_engine.model_config.max_model_len
         ids, truncated = token_ids(model.get_tokenizer(), self._cased(texts), longest)
         rows = [row for row, tokens in enumerate(ids) if tokens]
-        outputs = model.embed(**embed_arguments([ids[row] for row in rows]))
+        outputs = run_vllm(model.embed, embed_arguments([ids[row] for row in rows]), self.config.model or "")
         found = [np.asarray(output.outputs.embedding, np.float32) for output in outputs if output.error is None]
         if rows and not found:
             raise UserError(f"vLLM embedded none of {len(rows):,} texts; the first: {outputs[0].error}")

@@ -17,7 +17,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -88,7 +88,8 @@ class VllmEngine:
         prompts = [prompt_ids(tokenizer, call.request, context) for call in calls]
         outcomes: list[Answer | Failure | None] = [each if isinstance(each, Failure) else None for each in prompts]
         rows = [row for row, outcome in enumerate(outcomes) if outcome is None]
-        found = model.generate(**generate_arguments([prompts[row] for row in rows], [calls[row] for row in rows]))
+        arguments = generate_arguments([prompts[row] for row in rows], [calls[row] for row in rows])
+        found = run_vllm(model.generate, arguments, self.settings.model)
         latency = round(time.perf_counter() - started, 4)
         for row, output in zip(rows, found, strict=True):
             outcomes[row] = self._answer(output, latency)
@@ -257,6 +258,19 @@ def load_vllm(arguments: Mapping[str, Any], section: str) -> Any:
     return model
 
 
+def run_vllm(method: Callable[..., Sequence[Any]], arguments: Mapping[str, Any], name: str) -> Sequence[Any]:
+    """What a method of `vllm.LLM` returns.
+
+    Raises:
+        UserError: it failed: the model is of a shape that its kernels lack, or the device ran out of memory.
+    """
+    try:
+        return method(**arguments)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"vLLM failed on model '{name}': {reason}") from error
+
+
 def unload_vllm() -> None:
     """End the model that is loaded, and free what it holds."""
     model = _loaded.pop("model", None)
@@ -269,7 +283,7 @@ def unload_vllm() -> None:
 
 
 def check_devices(count: int, section: str) -> None:
-    """Refuse to start where vLLM has nothing to run on: it would fail without saying so, or wait for more devices.
+    """Refuse to start where vLLM has nothing to run on, before it reads gigabytes and fails in another process.
 
     Raises:
         UserError: there is no device, or there are fewer than `count`.
@@ -286,6 +300,9 @@ def check_devices(count: int, section: str) -> None:
     there = current_platform.device_count() if kind in ("cuda", "xpu") else count
     if there < count:
         raise UserError(f"{section}.gpus is {count}, but this machine has {there}")
+    if kind == "cpu" and count == 1:
+        # In this process: three processes that import vLLM take three times as long to start, and hide their errors.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 
 def _why_not_loaded(name: str, error: Exception, section: str) -> str:

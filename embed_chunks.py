@@ -227,7 +227,8 @@ def embed_with(job: Job, make: Callable[[Job], Embedder]) -> int:
 
 
 def _device(config: Config) -> str:
-    return "cpu" if config.embedding.engine == "lsa" else config.embedding.device
+    """What a worker computes on; LSA and an endpoint need no GPU here."""
+    return "cpu" if config.embedding.engine in ("lsa", "openai") else config.embedding.device
 
 
 @dataclass(frozen=True)

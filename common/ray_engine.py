@@ -25,6 +25,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.console import say
 from common.engines import (
     MOST_TRIES,
     MakeReader,
@@ -45,14 +46,14 @@ from common.engines import (
 from common.errors import UserError
 from common.provenance import PROJECT_ROOT
 from common.stages import Job
-from common.store import TEMPORARY, Part
+from common.store import TEMPORARY, Artifact, Part
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MEGABYTE = 1_000_000
 LOST = "killed, or its node was lost"
-WAIT_SECONDS = 60  # for the first worker to get its CPU or GPU
+WAIT_SECONDS = 300  # for the first worker to get its CPU or GPU, and to start
 # A shard may take long: so many minutes without a single one finished are taken for a cluster that hangs.
 STUCK_MINUTES = 360
 # Read by Ray when it is imported, by this process and by those that it starts.
@@ -211,9 +212,12 @@ def _run_of(job: Job) -> Generator[_Run]:
 
 
 def _absolute(job: Job) -> Job:
-    """The job with the places on this machine as absolute paths: a worker starts in another folder."""
-    inputs = {name: replace(item, folder=item.folder.absolute()) for name, item in job.inputs.items()}
-    part = replace(job.part, path=job.part.path.absolute())
+    """The job with local folders as absolute paths: a worker starts in another folder. URLs find their own way."""
+    inputs = {
+        name: replace(item, folder=item.folder.absolute()) if type(item) is Artifact else item
+        for name, item in job.inputs.items()
+    }
+    part = Part(job.part.path.absolute()) if type(job.part) is Part else job.part
     return replace(job, inputs=inputs, part=part, cache_dir=job.cache_dir.absolute())
 
 
@@ -246,6 +250,8 @@ def connect(workers: int) -> None:
     _set_context()
     if ray.cluster_resources().get("CPU", 0) < 1:
         raise UserError("engine=ray: the cluster has no node with a CPU; start one: ray start --address=HEAD")
+    if ray.available_resources().get("CPU", 0) < 1:
+        say(f"ray: no CPU of the cluster is free; waiting for one, at most {WAIT_SECONDS // 60} minutes")
 
 
 @contextmanager

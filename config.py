@@ -420,7 +420,7 @@ class AdaptiveConfig(Section):
     neighborhood: float = setting(
         0.05, ge=0.0, lt=1.0, help="and at the first level to this share of the rows that can be neighbours"
     )
-    landmarks: int = setting(2048, ge=4, help="rows that can be neighbours at the first level")
+    landmarks: int = setting(1536, ge=4, help="rows that can be neighbours at the first level")
     reach: float = setting(
         0.125, ge=0.0, lt=1.0, help="below it: share of the rows among which the nearest are looked for"
     )
@@ -428,7 +428,7 @@ class AdaptiveConfig(Section):
         8.0, ge=1.0, help="resolution of a level over that of the one above; 8 makes about five times the clusters"
     )
     min_share: float = setting(
-        0.2, ge=0.0, lt=1.0, help="share of a community beyond a border of the level above that makes it two"
+        0.05, ge=0.0, lt=1.0, help="share of a community beyond a border of the level above that makes it two"
     )
     max_children: int = setting(12, ge=2, help="a node is cut into at most so many")
     min_cluster_size: int = setting(10, ge=2, help="of a child")

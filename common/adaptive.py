@@ -71,10 +71,10 @@ class AdaptiveSettings:
 
     n_neighbors: int = 15
     neighborhood: float = 0.05
-    landmarks: int = 2048
+    landmarks: int = 1536
     reach: float = 0.125
     resolution_step: float = 8.0
-    min_share: float = 0.2
+    min_share: float = 0.05
     max_depth: int = 3
     max_children: int = 12
     min_cluster_size: int = 10

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.embedders import embedding_content, embedding_settings
+from common.embedders import embedding_content, embedding_settings, load_embedder
 from common.errors import ConfigError, UserError
 from common.openai_embedder import OpenAIEmbedder, announcement, batches, cut_texts, estimated_tokens, rows_of
 from common.openai_wire import CallError
@@ -20,6 +20,7 @@ from common.vector_cache import PartlyEncoded, VectorCache, encode_cached
 from config import EmbeddingConfig
 from tests.models import build_tokenizer, random_texts
 from tests.openai_server import Cut, Hang, LsaVectors, Raw, Status, embedding_server
+from tests.test_embed_chunks import Run, all_chunks, all_rows, checksums, corpus
 
 KEY = "sk-test-5up3rs3cr3t-0123456789"
 TEXTS = random_texts(60, seed=3)
@@ -269,3 +270,44 @@ def test_an_endpoint_that_is_not_there_is_one_line():
     with pytest.raises(ConfigError, match="OPENAI_EMBEDDING_KEY is not set"):
         remote = replace(base, base_url="https://api.example.org/v1", api_key_variable="OPENAI_EMBEDDING_KEY")
         OpenAIEmbedder(remote).embed_queries(["water"])
+
+
+# --- the stage and its queries -------------------------------------------------------------------------------
+
+
+def test_an_endpoint_that_gives_up_in_mid_run_costs_no_finished_shard(server, direct, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    paid = settings(server, api_key_variable="MY_KEY", max_concurrency=1, batch_tokens=2_000)
+    texts = corpus(200)
+
+    def enough(body):
+        return Status(402, "no credit left") if len(server.bodies) > 9 else None
+
+    server.rule = enough
+    run = Run(tmp_path / "broken", texts, paid, strategy="paragraph")
+    with pytest.raises(UserError, match=r"no credit left; what has arrived is kept: run the same command again"):
+        run.make()
+    answered = [text for body in server.bodies[:9] for text in body["input"]]
+    server.rule, server.bodies = (lambda body: None), []
+    resumed = run.make()
+    assert not {text for body in server.bodies for text in body["input"]} & set(answered)
+    whole = Run(tmp_path / "whole", texts, paid, strategy="paragraph").make()
+    assert checksums(resumed) == checksums(whole)
+
+    vectors, rows = all_rows(resumed)
+    chunks = all_chunks(run.make_chunks())["text"].to_pylist()
+    np.testing.assert_allclose(vectors, direct.embed([chunks[row] for row in rows]), atol=1e-6)
+    asked = load_embedder(resumed, paid).embed_queries(["Why does bread rise?"])
+    np.testing.assert_allclose(asked, direct.embed(["Why does bread rise?"]), atol=1e-6)
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 10 and not any(KEY.encode() in content for content in written)
+
+
+def test_chunks_fit_the_tokenizer_that_is_named_for_the_endpoint(server, tmp_path):
+    build_tokenizer(tmp_path / "tokenizer")
+    named = settings(server, tokenizer=str(tmp_path / "tokenizer"), document_prompt="passage: ", max_seq_length=24)
+    chunks = Run(tmp_path / "data", corpus(40), named, max_tokens=512).make_chunks()
+    stats = chunks.json("stats.json")
+    assert (stats["limit"], stats["over_limit"]) == (24, 0)
+    with pytest.raises(ConfigError, match=r"embedding\.tokenizer: an endpoint"):
+        Run(tmp_path / "data", corpus(40), settings(server)).make_chunks()

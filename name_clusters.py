@@ -503,11 +503,14 @@ def search_clusters(session: Session, text: str) -> dict[str, Any]:
     """Clusters that hold words of a text, and clusters nearest to it by its vector, best first.
 
     Raises:
-        UserError: the text is empty, or the embedder cannot be loaded.
+        ConfigError: the text is empty.
+        UserError: the embedder cannot be loaded.
     """
     from common.naming_search import match_words, nearest_clusters
     from search import embed_texts
 
+    if not text.strip():
+        raise ConfigError("--search is empty; give it some text")
     root, names = load_tree(session.load(CLUSTERS)), session.load(NAMES).json("names.json")
     query = embed_texts(session.load(VECTORS), [text], session.config, keep_unknown=True)[0]
     loaded = load_vectors(session.load(VECTORS))

@@ -362,7 +362,7 @@ def test_a_text_that_is_nowhere_is_said_to_be_nowhere(session, capsys):
 
 
 def test_an_empty_search_is_refused(session):
-    with pytest.raises(UserError, match="empty"):
+    with pytest.raises(ConfigError, match="empty"):
         search_clusters(session, " ")
 
 

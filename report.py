@@ -75,9 +75,9 @@ def _embedder_name(config: Config) -> str:
     from common.hub import is_local
 
     model = config.embedding.model
-    if config.embedding.engine != "sentence_transformers" or model is None:
+    if config.embedding.engine == "lsa" or model is None:
         return config.embedding.engine
-    return Path(model).name if is_local(model) else model
+    return Path(model).name if config.embedding.engine != "openai" and is_local(model) else model
 
 
 def map_points(inputs: Mapping[str, Artifact]) -> MapPoints:

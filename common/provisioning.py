@@ -26,6 +26,7 @@ SKYPILOT = "skypilot[aws,gcp,kubernetes,lambda,runpod]>=0.12,<0.15"
 PREFIX = "proximity-"
 _NO_USAGE_COLLECTION = {"SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
 _SECONDS = 300  # for a question; a launch may take as long as the cloud does
+IDLE_MINUTES = 60
 # The strictest of the clouds: Kubernetes names; SkyPilot appends 9 characters of its own.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?")
 _GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[1-9][0-9]*)?")
@@ -86,7 +87,7 @@ class BoxRequest:
     region: str | None = None
     disk_gb: int = 256
     spot: bool = False
-    idle_minutes: int = 60
+    idle_minutes: int = IDLE_MINUTES
 
     def __post_init__(self) -> None:
         _check("name", self.cluster, _NAME, "lower-case letters, digits and dashes, at most 50")
@@ -108,7 +109,7 @@ class BoxRequest:
     @property
     def life_minutes(self) -> int:
         """Minutes after which the box takes itself down."""
-        return math.ceil(60 * (self.max_hours or 0)) + self.idle_minutes
+        return life_minutes(self.max_hours or 0, self.idle_minutes)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ class BoxStatus:
     life_minutes: int
 
 
+def life_minutes(max_hours: float, idle_minutes: int) -> int:
+    """Minutes after which a box takes itself down: later than the end of a run of `max_hours` and its fetch."""
+    return math.ceil(60 * max_hours) + idle_minutes
+
+
 def plan(request: BoxRequest) -> list[str]:
     """The lines of `--dry-run`: every command that `provision` and `release` run and the task they hand to SkyPilot.
 
@@ -130,14 +136,12 @@ def plan(request: BoxRequest) -> list[str]:
     """
     tool = _tool() or _uvx()
     task = _task_file(request.cluster)
-    variables = [f"{name}={value}" for name, value in _NO_USAGE_COLLECTION.items()]
-    down = shlex.join([*tool, *_down_arguments(request.cluster)])
+    tool = [*(f"{name}={value}" for name, value in _NO_USAGE_COLLECTION.items()), *tool]
     return [
-        f"{task}:",
-        *task_text(request).splitlines(),
-        shlex.join([*variables, *tool, *_launch_arguments(request.cluster)]),
-        f"# after a verified fetch; the box does it by itself {request.life_minutes / 60:g} hours after its start",
-        shlex.join(variables) + " " + down,
+        f"{task}: {task_text(request).strip()}",
+        shlex.join([*tool, *_launch_arguments(request.cluster)]),
+        f"# after a verified fetch; the box does it by itself {request.life_minutes / 60:g} hours after its launch",
+        shlex.join([*tool, *_down_arguments(request.cluster)]),
     ]
 
 
@@ -152,7 +156,7 @@ def task_text(request: BoxRequest) -> str:
         resources["infra"] = place
     if request.gpu:
         resources["accelerators"] = request.gpu if ":" in request.gpu else f"{request.gpu}:1"
-    return json.dumps({"name": request.cluster, "resources": resources}, indent=2, allow_nan=False) + "\n"
+    return json.dumps({"name": request.cluster, "resources": resources}, allow_nan=False) + "\n"
 
 
 def provision(request: BoxRequest) -> Box:
@@ -197,15 +201,25 @@ def connect(name: str) -> Box:
     return Box(box.host, box.port, box.identity_file, box.options, home, cluster)
 
 
+def renew(box: Box, max_hours: float, idle_minutes: int = IDLE_MINUTES) -> None:
+    """Count the limit of a rented box anew from now: sending and setting up took its time from the run.
+
+    Raises:
+        UserError: SkyPilot refused; the box keeps the limit it had.
+    """
+    cluster = _rented(box)
+    minutes = str(life_minutes(max_hours, idle_minutes))
+    limit = ["--idle-minutes", minutes, "--down", "--wait-for", "none"]
+    _sky(_needed_tool(), ["autostop", "--yes", *limit, cluster])
+
+
 def release(box: Box) -> None:
     """Take a box down; its disk is lost, so only after what is worth keeping was fetched and verified.
 
     Raises:
         UserError: it may still be up, and paid for.
     """
-    if box.name is None:
-        raise UserError(f"{box.host}: not a box that was made here")
-    _take_down(_needed_tool(), box.name)
+    _take_down(_needed_tool(), _rented(box))
 
 
 def boxes() -> list[BoxStatus]:
@@ -342,6 +356,12 @@ def _box(cluster: str, settings: dict[str, str]) -> Box:
         home="",
         name=cluster,
     )
+
+
+def _rented(box: Box) -> str:
+    if box.name is None:
+        raise UserError(f"{box.host}: not a box that was made here")
+    return box.name
 
 
 def _cluster(name: str) -> str:

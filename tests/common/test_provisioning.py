@@ -23,7 +23,19 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, UserError
-from common.provisioning import PREFIX, SKYPILOT, Box, BoxRequest, boxes, connect, plan, provision, release, task_text
+from common.provisioning import (
+    PREFIX,
+    SKYPILOT,
+    Box,
+    BoxRequest,
+    boxes,
+    connect,
+    plan,
+    provision,
+    release,
+    renew,
+    task_text,
+)
 
 REQUEST = BoxRequest("study", max_hours=4, gpu="H100", cloud="runpod", disk_gb=200)
 
@@ -219,15 +231,21 @@ def test_no_secret_goes_to_skypilots_argv_or_task(cloud: Cloud, monkeypatch: pyt
 # --- without any cloud ----------------------------------------------------------------------------------------
 
 
+def test_the_limit_is_counted_anew_when_the_run_begins(cloud: Cloud):
+    renew(provision(REQUEST), max_hours=1.5)
+    [call] = cloud.told("autostop")
+    limit = ["--idle-minutes", "150", "--down", "--wait-for", "none", "proximity-study"]
+    assert call["argv"] == ["autostop", "--yes", *limit]
+
+
 def test_the_plan_is_printed_without_skypilot_or_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    lines = plan(REQUEST)
-    assert lines[0] == f"{tmp_path}/.sky/corpus-proximity/proximity-study.yaml:"
-    launch, comment, down = lines[-3:]
-    assert launch.startswith("SKYPILOT_DISABLE_USAGE_COLLECTION=1 uvx --from 'skypilot[") and lines[0][:-1] in launch
+    task, launch, comment, down = plan(REQUEST)
+    path, _, text = task.partition(": ")
+    assert path == f"{tmp_path}/.sky/corpus-proximity/proximity-study.yaml" and f"{text}\n" == task_text(REQUEST)
+    assert launch.startswith("SKYPILOT_DISABLE_USAGE_COLLECTION=1 uvx --from 'skypilot[") and launch.endswith(path)
     assert "5 hours" in comment and down.endswith("sky down --yes proximity-study")
-    assert json.loads("\n".join(lines[1:-3])) == json.loads(task_text(REQUEST))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -331,8 +349,9 @@ def test_skypilot_itself_takes_our_words(cloud: Cloud, tmp_path: Path):
     task = tmp_path / "proximity-study.yaml"
     task.write_text(task_text(REQUEST))
     told = {"argv": [], "task": str(task), "user": getpass.getuser(), "key": str(cloud.key), "port": cloud.port}
+    renew(connect("study"), max_hours=4)
     release(connect("study"))
-    told["argv"] = [cloud.told(verb)[0]["argv"] for verb in ("launch", "status", "down")]
+    told["argv"] = [cloud.told(verb)[0]["argv"] for verb in ("launch", "status", "autostop", "down")]
     told["argv"][0][-1] = str(task)
     command = ["uvx", "--from", SKYPILOT, "python", "-c", ASK_SKYPILOT]
     environment = os.environ | {"SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
@@ -345,6 +364,8 @@ def test_skypilot_itself_takes_our_words(cloud: Cloud, tmp_path: Path):
     launch = parsed["launch"]
     assert (launch["cluster"], launch["yes"], launch["detach_run"]) == ("proximity-study", True, True)
     assert (parsed["down"]["clusters"], parsed["down"]["yes"]) == (["proximity-study"], True)
+    wanted = {"clusters": ["proximity-study"], "idle_minutes": 300, "down": True, "wait_for": "none", "yes": True}
+    assert {name: parsed["autostop"][name] for name in wanted} == wanted
     assert (parsed["status"]["refresh"], parsed["status"]["output_format"]) == (True, "json")
     assert (answer["infra"].lower(), answer["accelerators"], answer["disk"]) == ("runpod", {"H100": 1}, 200)
     assert answer["stop"] == [True, 300, True, "none"]

@@ -131,6 +131,7 @@ async def ask_all(
                 job.cache_dir,
                 budget=budgets[model.name],
                 on_done=lambda rollout: bar.advance(),
+                job=job,
             )
 
         remote = [model for model in models if model.remote]

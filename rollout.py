@@ -10,6 +10,10 @@ Run     uv run rollout.py configs/rollout_01_tiny.py --estimate
         uv run rollout.py configs/rollout_01_tiny.py
         uv run rollout.py configs/rollout_01_tiny.py --prompt "Why is the sky blue?" --stream
         cat question.txt | uv run rollout.py configs/rollout_01_tiny.py --prompt - --system "Answer in one line."
+
+A local model (generation.engine=transformers or vllm) is loaded by several processes with workers=N, or by the actors
+of a Ray cluster with engine=ray: they share the calls, their answers come back to one cache. An endpoint is always
+asked by this process, which keeps generation.max_concurrency requests on their way and the budget.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +43,7 @@ from common.generation import (
     generation_settings,
     make_request,
     money,
+    shares_out,
 )
 from common.keys import keyed_settings
 from common.rendering import RowError
@@ -75,6 +81,8 @@ __all__ = [
 
 # Requests answered before their shard is written: answers are in the request cache long before that.
 SHARD_REQUESTS = 1_000
+# Shards asked for together of a model that several workers load: each loads it once for all of them.
+SHARED_SHARDS = 20
 PLACEHOLDER = "{prompt}"
 SHOWN_CHARS = 300
 
@@ -198,22 +206,31 @@ async def _answer_shards(job: Job, shards: Sequence[Sequence[Request]]) -> dict[
     """Write every shard whose calls are all answered; the others, by number, are given back."""
     settings = job.config.generation
     held: dict[int, list[Rollout]] = {}
-    budget = Budget(settings)
+    budget, together = Budget(settings), SHARED_SHARDS if shares_out(settings, job) else 1
+    left = [number for number in range(len(shards)) if not job.part.finished(_shard_name(number))]
     with job.progress.bar("rollouts", sum(map(len, shards))) as bar:
-        for number, requests in enumerate(shards):
-            if job.part.finished(_shard_name(number)):
-                bar.advance(len(requests))
-                continue
-            rollouts = await generate_many(
-                requests, settings, job.cache_dir, budget=budget, on_done=lambda rollout: bar.advance()
+        bar.advance(sum(map(len, shards)) - sum(len(shards[number]) for number in left))
+        for group in (left[start : start + together] for start in range(0, len(left), together)):
+            requests = [request for number in group for request in shards[number]]
+            found = iter(
+                await generate_many(
+                    requests, settings, job.cache_dir, budget=budget, on_done=lambda rollout: bar.advance(), job=job
+                )
             )
-            if all(rollout.ok for rollout in rollouts):
-                write_shard(job.part, number, rollouts)
-                continue
-            held[number] = rollouts
-            if _ended(rollouts):
+            answered = {number: list(islice(found, len(shards[number]))) for number in group}
+            held |= _unfinished(job.part, answered)
+            if any(map(_ended, held.values())):
                 break
     return held
+
+
+def _unfinished(part: Part, answered: Mapping[int, list[Rollout]]) -> dict[int, list[Rollout]]:
+    """Write the shards that have all of their answers; the others."""
+    whole = {number: all(rollout.ok for rollout in rollouts) for number, rollouts in answered.items()}
+    for number, rollouts in answered.items():
+        if whole[number]:
+            write_shard(part, number, rollouts)
+    return {number: rollouts for number, rollouts in answered.items() if not whole[number]}
 
 
 def _ended(rollouts: Iterable[Rollout]) -> bool:
@@ -440,8 +457,6 @@ def _export(artifact: Artifact, path: Path) -> None:
 
 def _print_summary(artifact: Artifact, stats: Mapping[str, Any]) -> None:
     """Totals, and the first rollouts."""
-    from itertools import islice
-
     from rich.text import Text
 
     from common.console import one_line, stdout

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from common.errors import ConfigError, UserError
 from common.hub import is_local, model_identity
@@ -28,8 +28,13 @@ from common.rowcache import CheckedCache
 from common.rows import without_surrogates
 from config import GenerationConfig, SamplingConfig
 
+if TYPE_CHECKING:
+    from common.stages import Job
+
 # Raised when the same request would be answered differently, or the cached form changes.
 CACHE_VERSION = 1
+# Requests in a row whose calls a local model may answer together.
+WINDOW = 1_000
 # Tokens that an endpoint may add to a prompt: its template's own text, and each message's frame.
 _FRAME_TOKENS, _MESSAGE_TOKENS = 64, 8
 _BYTES_PER_TOKEN = 4
@@ -86,8 +91,17 @@ def engine_identity(settings: GenerationConfig, cache_dir: Path) -> dict[str, ob
     return {"engine": settings.engine, "model": model, "dtype": settings.dtype, **held}
 
 
-def open_engine(settings: GenerationConfig, identity: Mapping[str, object]) -> Engine:
+def open_engine(
+    settings: GenerationConfig,
+    identity: Mapping[str, object],
+    windows: Sequence[Sequence[Call]] | None = None,
+    job: Job | None = None,
+) -> Engine:
     """The engine that the settings name. No model is loaded and no endpoint reached yet.
+
+    Args:
+        windows: what batches are made of (`windows_of`); None: the calls that are asked.
+        job: whose workers share the calls to a local model, where its config asks for several.
 
     Raises:
         UserError: its library is not installed.
@@ -96,13 +110,41 @@ def open_engine(settings: GenerationConfig, identity: Mapping[str, object]) -> E
         from common.openai_engine import OpenAIEngine
 
         return OpenAIEngine(settings)
+    if job is not None and shares_out(settings, job):
+        from common.spread_generation import SpreadEngine
+
+        return SpreadEngine(job, settings, str(identity["model"]), windows)
+    return open_local(settings, str(identity["model"]), windows)
+
+
+def shares_out(settings: GenerationConfig, job: Job) -> bool:
+    """Whether calls go to several workers; those to an endpoint never do (`common.spread_generation`)."""
+    return settings.engine != "openai" and (job.config.engine == "ray" or job.config.workers > 1)
+
+
+def open_local(settings: GenerationConfig, model_id: str, windows: Sequence[Sequence[Call]] | None = None) -> Engine:
+    """The engine of a local model, in this process; see `open_engine`.
+
+    Raises:
+        UserError: its library is not installed.
+    """
     if settings.engine == "transformers":
         from common.transformers_engine import TransformersEngine
 
-        return TransformersEngine(settings, str(identity["model"]))
+        return TransformersEngine(settings, model_id, windows)
     from common.vllm_engine import VllmEngine
 
-    return VllmEngine(settings, str(identity["model"]))
+    return VllmEngine(settings, model_id)
+
+
+def windows_of(calls: Sequence[Call]) -> list[list[Call]]:
+    """The distinct calls of each `WINDOW` in a row, answered or not: batches are made within one.
+
+    So they depend neither on how many calls are handed over at once nor on what a killed run has answered of them; in
+    bfloat16 a text depends on its batch.
+    """
+    parts = (calls[start : start + WINDOW] for start in range(0, len(calls), WINDOW))
+    return [list({call.key: call for call in part}.values()) for part in parts]
 
 
 def make_request(
@@ -329,6 +371,7 @@ async def generate_many(
     on_text: OnText | None = None,
     fresh: bool = False,
     budget: Budget | None = None,
+    job: Job | None = None,
 ) -> list[Rollout]:
     """Answer every request, cached or new; equal ones are sent once.
 
@@ -341,6 +384,7 @@ async def generate_many(
         on_text: called with each piece of text as it comes; for a single request.
         budget: what may still be spent, where several calls of this function share `max_cost`.
         fresh: ask again even what is cached; the cache keeps its first answer.
+        job: of the stage that asks: where its config has several workers, they share the calls to a local model.
 
     Returns:
         Rollouts in the order of the requests. A call that failed, after its retries, is a rollout with `error`; so is
@@ -361,7 +405,7 @@ async def generate_many(
                 on_text(answer.completion)
         missing = list({call.key: call for call in calls if call.key not in found}.values())
         if missing:
-            engine, budget = open_engine(settings, identity), budget or Budget(settings)
+            engine, budget = open_engine(settings, identity, windows_of(calls), job), budget or Budget(settings)
             with cache.held():
                 await engine.answer_all(missing, budget, desk.deliver, on_text)
     return desk.in_order()

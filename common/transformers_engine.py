@@ -17,7 +17,14 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    StoppingCriteria,
+)
 from transformers.utils import logging
 
 from common.chat_prompts import prompt_ids
@@ -48,8 +55,12 @@ class LoadedModel:
 class TransformersEngine:
     """A causal language model of the hub or of a folder, loaded when the first call needs it."""
 
-    def __init__(self, settings: Settings, model_id: str) -> None:
-        self.settings, self.model_id = settings, model_id
+    def __init__(self, settings: Settings, model_id: str, windows: Sequence[Sequence[Call]] | None = None) -> None:
+        """
+        Args:
+            windows: the calls that batches are made of, those included that are answered already; None: those asked.
+        """
+        self.settings, self.model_id, self.windows = settings, model_id, windows
 
     async def answer_all(
         self, calls: Sequence[Call], budget: Budget, deliver: Deliver, on_text: OnText | None = None
@@ -59,10 +70,11 @@ class TransformersEngine:
         loaded = await asyncio.to_thread(
             load_model, settings.model, self.model_id, settings.dtype, settings.trust_remote_code, settings.device
         )
-        rows, refused = _rows_of(calls, loaded)
-        for call, failure in refused:
+        words = Words(loaded.tokenizer, loaded.context)
+        planned = planned_batches(self.windows or [calls], calls, words, settings.batch_tokens)
+        for call, failure in planned.refused:
             deliver(call, failure)
-        for batch in batches_of(rows, settings.batch_tokens, loaded.context):
+        for batch in planned.batches:
             for row, outcome in zip(batch, await _in_thread(batch, loaded, self.model_id, on_text), strict=True):
                 deliver(row.call, outcome)
 
@@ -79,14 +91,53 @@ class Row:
     most: int
 
 
-def _rows_of(calls: Sequence[Call], loaded: LoadedModel) -> tuple[list[Row], list[tuple[Call, Failure]]]:
+@dataclass(frozen=True)
+class Words:
+    """What batches are made by, without a model's weights: its tokenizer, and the tokens it holds (None: any)."""
+
+    tokenizer: Any
+    context: int | None
+
+
+@dataclass(frozen=True)
+class PlannedBatches:
+    """Rows that are computed together, and the calls that cannot be."""
+
+    batches: list[list[Row]]
+    refused: list[tuple[Call, Failure]]
+
+
+def planned_batches(
+    windows: Sequence[Sequence[Call]], calls: Sequence[Call], words: Words, budget: int
+) -> PlannedBatches:
+    """Batches of the rows of each window, without those that are not asked for.
+
+    So a batch depends on the windows alone, not on what was answered before: a run that was killed between two batches
+    makes the others as it would have. Any part of a batch, planned by itself, is one batch again.
+
+    Args:
+        calls: those to answer.
+        budget: as in `batches_of`.
+    """
+    left, batches, refused = {call.key for call in calls}, [], []
+    for window in windows:
+        rows, too_long = _rows_of(window, words)
+        refused += [(call, failure) for call, failure in too_long if call.key in left]
+        for batch in batches_of(rows, budget, words.context):
+            asked = [row for row in batch if row.call.key in left]
+            batches += [asked] if asked else []
+        left -= {call.key for call in window}
+    return PlannedBatches(batches, refused)
+
+
+def _rows_of(calls: Sequence[Call], words: Words) -> tuple[list[Row], list[tuple[Call, Failure]]]:
     rows, refused = [], []
     for call in calls:
-        ids = prompt_ids(loaded.tokenizer, call.request, loaded.context)
+        ids = prompt_ids(words.tokenizer, call.request, words.context)
         if isinstance(ids, Failure):
             refused.append((call, ids))
             continue
-        room = call.sampling.max_tokens if loaded.context is None else loaded.context - len(ids)
+        room = call.sampling.max_tokens if words.context is None else words.context - len(ids)
         rows.append(Row(call, ids, min(call.sampling.max_tokens, room)))
     return rows, refused
 
@@ -312,8 +363,7 @@ def load_model(name: str, model_id: str, dtype: str, trust_remote_code: bool, de
             there.
     """
     check_device(device, "generation.device")
-    revision = None if is_local(name) else model_id.rpartition("@")[2]
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options = _loading(name, model_id, trust_remote_code)
     logging.disable_progress_bar()
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, **options)
@@ -325,7 +375,31 @@ def load_model(name: str, model_id: str, dtype: str, trust_remote_code: bool, de
     pad = next((token for token in (tokenizer.pad_token_id, *ends) if token is not None), 0)
     # What the folder says of sampling (penalties, temperatures) would be mixed into ours.
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=list(ends) or None, pad_token_id=pad)
-    return LoadedModel(model, tokenizer, ends, getattr(model.config, "max_position_embeddings", None))
+    return LoadedModel(model, tokenizer, ends, _context(model.config))
+
+
+@lru_cache(maxsize=1)
+def load_words(name: str, model_id: str, trust_remote_code: bool) -> Words:
+    """A model's tokenizer and context.
+
+    Raises:
+        UserError: the tokenizer or the configuration is missing or broken.
+    """
+    options = _loading(name, model_id, trust_remote_code)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, **options)
+        return Words(tokenizer, _context(AutoConfig.from_pretrained(name, **options)))
+    except Exception as error:
+        raise UserError(_why_not_loaded(name, error)) from error
+
+
+def _loading(name: str, model_id: str, trust_remote_code: bool) -> dict[str, Any]:
+    revision = None if is_local(name) else model_id.rpartition("@")[2]
+    return {"revision": revision, "trust_remote_code": trust_remote_code}
+
+
+def _context(config: Any) -> int | None:
+    return getattr(config, "max_position_embeddings", None)
 
 
 def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:

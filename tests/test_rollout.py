@@ -501,7 +501,7 @@ def test_vllm_that_is_not_installed_is_one_line(config_path, capsys):
         pytest.skip("vLLM is installed here")
     (config_path.parent / "model").mkdir()
     code, _, err = call(config_path, capsys, "generation.engine=vllm", "generation.model=model", "--prompt", "x")
-    assert (code, err) == (1, "error: generation.engine 'vllm' is not installed; to install it: uv sync --extra vllm\n")
+    assert (code, err) == (1, "error: generation.engine 'vllm' is not installed; on Linux: uv sync --extra vllm\n")
 
 
 # --- real data -----------------------------------------------------------------------------------------------

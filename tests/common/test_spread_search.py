@@ -237,7 +237,8 @@ def test_one_process_and_small_searches_start_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(spread_search, "map_shards", refuse)
     vectors, queries = random_vectors(50), random_vectors(2)
-    for options in ({"workers": 1}, {"workers": 2}, {"engine": "ray"}):
+    each: list[dict[str, Any]] = [{"workers": 1}, {"workers": 2}, {"engine": "ray"}]
+    for options in each:
         folder = tmp_path / str(options)
         folder.mkdir()
         job = make_job(folder, vectors, **options)

@@ -55,6 +55,10 @@ class PartlyEncoded(UserError):
         super().__init__(message)
         self.encoded = encoded
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str]]:
+        """To another process goes what is for the user: the vectors are in the cache."""
+        return UserError, (str(self),)
+
 
 class DocumentEncoder(Protocol):
     """What the cache stands in front of."""

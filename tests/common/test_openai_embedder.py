@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -120,8 +121,9 @@ def test_what_has_arrived_before_a_fault_that_stays_is_kept_and_never_sent_again
 
     server.rule = only_three_requests
     cache = VectorCache(tmp_path / "vectors.sqlite")
-    with pytest.raises(PartlyEncoded, match=r"this key may not.*run the same command again"):
+    with pytest.raises(PartlyEncoded, match=r"this key may not.*run the same command again") as error:
         encode_cached(OpenAIEmbedder(one), TEXTS, cache)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # noqa: S301  (as a worker's error travels)
     assert len(server.bodies) == 4  # nothing is sent after it
     server.rule, server.bodies = (lambda body: None), []
     again = encode_cached(OpenAIEmbedder(one), TEXTS, cache)

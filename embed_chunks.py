@@ -222,8 +222,9 @@ def embed_with(job: Job, make: Callable[[Job], Embedder]) -> int:
             made.append(one)
             bar.advance(shard.rows)
     job.device = next((one.device for one in made if one.device != "none"), embedder.device)
-    _note_run(job, sum(one.computed for one in made))
-    return _finish_vectors(job, embedder, [shard.name for shard in shards])
+    computed = sum(one.computed for one in made)
+    _note_run(job, computed)
+    return _finish_vectors(job, embedder, [shard.name for shard in shards], computed)
 
 
 def _device(config: Config) -> str:
@@ -372,7 +373,7 @@ def _note_run(job: Job, computed: int) -> None:
         path.write_text(json.dumps({"embedded": computed}) + "\n")
 
 
-def _finish_vectors(job: Job, embedder: Embedder, names: list[str]) -> int:
+def _finish_vectors(job: Job, embedder: Embedder, names: list[str], computed: int) -> int:
     """Write what was set aside, the embedder's description and the totals; returns the number of vectors."""
     import pyarrow as pa
 
@@ -388,19 +389,25 @@ def _finish_vectors(job: Job, embedder: Embedder, names: list[str]) -> int:
     truncated = sum(fact["truncated"] for fact in facts)
     stats = {"vectors": rows, "dimensions": dimensions, "set_aside": len(set_aside), "truncated": truncated}
     job.part.write_json("stats.json", {**stats, "storage": job.config.embedding.storage})
-    job.part.write_json("embedder.json", _description(job, embedder, dimensions))
+    job.part.write_json("embedder.json", _description(job, embedder, dimensions, computed))
     if truncated:
         say(f"vectors: the model cut {truncated} chunks short; chunking.tokenizer=embedder keeps chunks within it")
     return rows
 
 
-def _description(job: Job, embedder: Embedder, dimensions: int) -> dict[str, object]:
+def _description(job: Job, embedder: Embedder, dimensions: int, computed: int) -> dict[str, object]:
+    from common.openai_embedder import OpenAIEmbedder
+
+    known = {}
+    if isinstance(embedder, OpenAIEmbedder):
+        known["probe"] = embedder.probe(open_cache(job, embedder), asked=computed > 0)
     model = vector_content(job.config, job.cache_dir).get("model")
     return {
         "engine": job.config.embedding.engine,
         "identity": embedder.identity,
         "model": model,
         "dimensions": dimensions,
+        **known,
     }
 
 

@@ -379,6 +379,7 @@ def load_embedder(vectors: Artifact, config: EmbeddingConfig) -> Embedder:
 
     Raises:
         CorruptArtifact: the artifact was made by another engine than the config's.
+        UserError: of its methods, where an endpoint serves another model by now.
     """
     made_by = vectors.json(EMBEDDER_FILE)
     if made_by["engine"] != config.engine:
@@ -386,4 +387,8 @@ def load_embedder(vectors: Artifact, config: EmbeddingConfig) -> Embedder:
     if config.engine == "lsa":
         terms = tuple(vectors.json(LSA_TERMS))
         return LsaEmbedder(LsaModel(terms, vectors.array(LSA_IDF), vectors.array(LSA_PROJECTION)))
+    if config.engine == "openai":
+        from common.openai_embedder import OpenAIEmbedder
+
+        return OpenAIEmbedder(config, made_by.get("probe"))
     return model_embedder(config, made_by["model"] or "")

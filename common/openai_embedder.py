@@ -8,8 +8,9 @@ A server that finds a request too large, or a text in it too long, refuses it wh
 so that the text at fault is named and all others have their vectors. After a failure that stays, nothing more is sent,
 and what has arrived is handed over with the error (`PartlyEncoded`), so that it is kept and never paid for twice.
 
-An endpoint says a model's name, not what it is. Where one name comes to stand for another model, change
-`embedding.revision`: it is part of every key here.
+An endpoint says a model's name, not what it is. One sentence, `PROBE`, is embedded with every corpus and kept; before
+queries are compared with that corpus, or vectors added to it, the endpoint has to give the same vector again. Where a
+name has come to stand for another model, change `embedding.revision`: it is part of every key here.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from common.rollouts import Failure
 from common.rows import without_surrogates
 from common.token_counters import document_prompt, endpoint_counter, query_prompt
 from common.units import unit_rows
-from common.vector_cache import Encoded, PartlyEncoded
+from common.vector_cache import Encoded, PartlyEncoded, VectorCache, encode_cached
 from config import EmbeddingConfig
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ REQUEST_TEXTS = 256
 _BYTES_PER_TOKEN = 4
 # What servers answer to a text that is too long, or to too many texts.
 TOO_MUCH = frozenset({400, 413, 422})
+#: What an endpoint is recognised by.
+PROBE = "The old lighthouse keeper counted 27 ships before the fog came in."
+# Cosine of two vectors of the probe by one model: batches and devices move it by less, another model or precision more.
+SAME_MODEL = 0.999
 IDENTIFYING = ("engine", "model", "revision", "document_prompt", "max_seq_length", "encoding", "truncate_dimensions")
 
 
@@ -88,11 +93,16 @@ class Vectors:
 class OpenAIEmbedder:
     """A model behind an endpoint; nothing is sent before there is something to embed.
 
+    Args:
+        config: endpoint, model, prompts, bounds.
+        expected: the probe's vector by the model that this has to be; None: any.
+
     Raises:
         UserError: the settings cannot work: no model, an address that is none, a length without a tokenizer.
     """
 
     config: EmbeddingConfig
+    expected: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         self.url = checked_url(self.config.base_url, "embedding")
@@ -130,7 +140,39 @@ class OpenAIEmbedder:
     def embed_queries(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dims"]:
         return self._encode(texts, query_prompt(self.config)).vectors
 
+    def probe(self, cache: VectorCache, *, asked: bool) -> list[float]:
+        """The probe's vector, of when this endpoint was first asked, as far as the row cache remembers.
+
+        Args:
+            cache: of this embedder.
+            asked: whether the endpoint gave vectors in this run: then it has to be the same one still.
+
+        Raises:
+            UserError: it is not.
+        """
+        kept = encode_cached(self, [PROBE], cache)
+        if asked and not kept.computed:
+            self.recognise(kept.vectors[0].tolist())
+        return [round(value, 7) for value in kept.vectors[0].tolist()]
+
+    def recognise(self, probe: Sequence[float]) -> None:
+        """Embed the probe, and compare.
+
+        Raises:
+            UserError: the endpoint gives another vector than this one.
+        """
+        found = self._encode([PROBE], document_prompt(self.config)).vectors[0]
+        likeness = float(found @ np.asarray(probe, np.float32)) if len(found) == len(probe) else 0.0
+        if likeness < SAME_MODEL:
+            raise UserError(
+                f"{self.device} serves another model as '{self.config.model}' than when these vectors were made "
+                f"(cosine of one sentence {likeness:.3f}, {len(found)} dimensions); to embed anew: embedding.revision=NAME"
+            )
+
     def _encode(self, texts: Sequence[str], prompt: str) -> Encoded:
+        if self.expected is not None and texts:
+            probe, self.expected = self.expected, None
+            self.recognise(probe)
         sent, truncated = cut_texts([without_surrogates(text) for text in texts], prompt, self._counter)
         found, failure = run_here(self._ask(sent))
         if failure and not found:

@@ -141,13 +141,15 @@ class LsaVectors:
     Args:
         longest: words of a text, at most.
         most: texts of a request, at most.
+        seed: of the model.
         backwards: the vectors come in the reverse order, numbered; the protocol allows it.
     """
 
-    def __init__(self, longest: int = 1_000, most: int = 256, *, backwards: bool = False) -> None:
+    def __init__(self, longest: int = 1_000, most: int = 256, *, seed: int = 0, backwards: bool = False) -> None:
         from common.lsa import fit_lsa
 
-        self.model = fit_lsa(TRAINING_TEXT, dimensions=8, max_features=500, seed=0)
+        # Another seed is another model: it saw half of the texts.
+        self.model = fit_lsa(TRAINING_TEXT[:6] if seed else TRAINING_TEXT, dimensions=8, max_features=500, seed=seed)
         self.longest, self.most, self.backwards = longest, most, backwards
 
     def embed(self, texts: list[str]) -> Float32[np.ndarray, "texts dims"]:

@@ -313,3 +313,18 @@ def test_chunks_fit_the_tokenizer_that_is_named_for_the_endpoint(server, tmp_pat
     assert (stats["limit"], stats["over_limit"]) == (24, 0)
     with pytest.raises(ConfigError, match=r"embedding\.tokenizer: an endpoint"):
         Run(tmp_path / "data", corpus(40), settings(server)).make_chunks()
+
+
+def test_an_endpoint_that_serves_another_model_by_now_is_noticed(server, tmp_path):
+    mine = settings(server)
+    vectors = Run(tmp_path / "data", corpus(20), mine, strategy="paragraph").make()
+    server.vectors = LsaVectors(seed=7)
+    with pytest.raises(
+        UserError, match=r"serves another model as 'lsa' .*cosine of one sentence .*embedding\.revision"
+    ):
+        load_embedder(vectors, mine).embed_queries(["water"])
+    # Nor do its vectors come to stand beside those of the first one.
+    with pytest.raises(UserError, match=r"serves another model"):
+        Run(tmp_path / "data", corpus(30), mine, strategy="paragraph").make()
+    anew = Run(tmp_path / "data", corpus(30), replace(mine, revision="second"), strategy="paragraph").make()
+    assert load_embedder(anew, replace(mine, revision="second")).embed_queries(["water"]).any()

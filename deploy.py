@@ -17,6 +17,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,8 +197,7 @@ def begin(args: Namespace, plan: Plan, record: Record, path: Path) -> int:
     if untracked:
         more = f" and {len(untracked) - 3} more" if len(untracked) > 3 else ""
         say(f"not tracked by git, so not sent: {one_line(', '.join(untracked[:3]))}{more}")
-    started = start(plan, record)
-    write_record(path, started.record)
+    started = start(plan, record, partial(write_record, path))
     say(
         f"{record.job}: attempt {started.attempt} runs on {record.box.host}:{started.record.root}; sent "
         f"{started.tree.files} of {len(plan.tree.files)} project files, {started.content.files} of data, "

@@ -44,7 +44,6 @@ class Record:
         config, overrides, stages, extras, secrets: of the command, for `resume`; secrets are names.
         data_dir: the data folder here, or the URL that both sides use.
         expected: stage -> key of what it makes.
-        offset: byte of the log over there at which its last attempt begins.
     """
 
     job: str
@@ -62,7 +61,6 @@ class Record:
     max_hours: float | None = None
     max_idle: float | None = None
     expected: Mapping[str, str] | None = None
-    offset: int = 0
 
     @property
     def connection(self) -> Connection:
@@ -109,8 +107,10 @@ class Started:
     skipped: int
 
 
-def start(plan: Plan, record: Record) -> Started:
+def start(plan: Plan, record: Record, remember: Callable[[Record], object]) -> Started:
     """Send what is missing over there and start the job, detached.
+
+    `remember` is called before it is started: a client that dies at this moment has left a job that can be found.
 
     Raises:
         UserError: a job runs there already, the machine lacks something, or a transfer failed.
@@ -134,8 +134,9 @@ def start(plan: Plan, record: Record) -> Started:
         views = {plan.inputs.view: dict(plan.inputs.names)} if plan.inputs.view else {}
         names = [(item.stage, item.key) for item in artifacts]
         talk.ask(verb="publish", artifacts=names, blobs=list(blobs), views=views)
+        record = replace(record, expected=dict(plan.expected))
+        remember(record)
         begun = talk.ask(verb="launch", secrets=values, spec=_spec(plan, record, install))
-    record = replace(record, offset=begun["log_start"], expected=dict(plan.expected))
     return Started(record, begun["attempt"], tree, content, len(known & set(wanted)))
 
 
@@ -254,12 +255,12 @@ def _duration(seconds: float) -> str:
 def logs(record: Record, write: Callable[[bytes], object], *, follow: bool) -> int:
     """Write the last attempt's log, as it grows until the job ends; a lost connection is made again.
 
-    The log is asked for from the byte that was written last, so no line is lost or written twice. Returns that byte.
+    It is asked for from the byte that was written last on, so no line is lost or written twice. Returns that byte.
 
     Raises:
         ConnectionLost: the host was not reached for ten minutes. The job goes on.
     """
-    offset, failing, pause = record.offset, 0.0, 0.2
+    offset, failing, pause = status(record)["log_start"], 0.0, 0.2
 
     def count(block: bytes) -> None:
         nonlocal offset, failing
@@ -314,7 +315,8 @@ def fetch(record: Record) -> list[Outcome]:
         return []
     store = Store(Path(record.data_dir))
     asked = record.request("made", run=record.job, expected=dict(record.expected or {}))
-    found = record.connection.ask(asked)["artifacts"]
+    answer = record.connection.ask(asked)
+    found, record = answer["artifacts"], replace(record, root=answer["root"])
     if odd := [item for item in found if not _NAMED.fullmatch(f"{item['stage']}/{item['key']}")]:
         raise UserError(f"{record.box.host}: names an artifact that cannot be one: {odd[0]['stage']!r}")
     outcomes = [_bring(record, store, item) for item in found]

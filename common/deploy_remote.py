@@ -278,7 +278,7 @@ def made(request: Json) -> Json:
     recorded = read_json(inside(root / "data" / "runs", request["run"] + ".json")) or {}
     wanted |= {(stage, key) for stage, key in recorded.items() if stage in request["expected"]}
     found = [artifact_here(root, stage, key) for stage, key in sorted(wanted)]
-    return {"artifacts": [item for item in found if item], "state": state_of(job_folder(request))}
+    return {"artifacts": [item for item in found if item], "root": str(root)}
 
 
 # --- taking things in ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ reads a program (`common/deploy_remote.py`) and a JSON request from stdin. rsync
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -215,7 +216,8 @@ class Connection:
                 if line is None:
                     raise self._problem(process.stderr.read().decode("utf-8", "replace"), process.wait())
                 _unwrapped(line, self.box.host)
-                while block := os.read(process.stdout.fileno(), BLOCK):
+                # Not os.read: the first lines of the log may have been read with the answer.
+                while block := _read_some(process.stdout):
                     write(block)
                 return process.wait() == 0
             finally:
@@ -374,6 +376,12 @@ def _marked_line(pipe: IO[bytes]) -> bytes | None:
         if line.startswith(MARK):
             return line
     return None
+
+
+def _read_some(pipe: IO[bytes]) -> bytes:
+    """What has come, at once; nothing at the end."""
+    assert isinstance(pipe, io.BufferedReader)
+    return pipe.read1(BLOCK)
 
 
 def _unwrapped(line: bytes, host: str) -> Any:

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-def planned(config: Config, folder: Path, tracked: set[str] = frozenset()):
+def planned(config: Config, folder: Path, tracked: frozenset[str] = frozenset()):
     """The plan for a project that lies in `folder/project`."""
     root = (folder / "project").resolve()
     root.mkdir(exist_ok=True)
@@ -73,7 +73,7 @@ def test_a_tracked_file_goes_with_the_tree_and_its_setting_stays(folder: Path, m
     (root / "data" / "q.jsonl").write_text("{}\n")
     monkeypatch.chdir(root)
     config = Config(name="x", prepare=corpus("data/q.jsonl"))
-    assert planned(config, folder.parent, {"data/q.jsonl"}).overrides == {}
+    assert planned(config, folder.parent, frozenset({"data/q.jsonl"})).overrides == {}
     assert planned(config, folder.parent).names  # the same file, untracked
 
 
@@ -144,7 +144,7 @@ def test_every_setting_that_may_name_a_file_is_looked_at():
         item.name
         for section in sections
         if isinstance(section, type) and issubclass(section, settings.Section) and section is not settings.Section
-        for item in fields(section)  # ty: ignore[invalid-argument-type]  (every subclass is a dataclass)
+        for item in fields(section)
         if any(word in item.metadata.get("help", "") for word in ("file", "folder", "glob"))
         and "str" in str(item.type)
         and "Literal" not in str(item.type)

@@ -183,7 +183,9 @@ def test_a_second_attempt_goes_on_in_the_same_log(tmp_path: Path):
 
 def test_there_is_one_job_at_a_time_below_a_root(tmp_path: Path):
     folder = launch(tmp_path, python(SLEEP))
-    assert agent.running_job(tmp_path)["job"] == "j"
+    running = agent.running_job(tmp_path)
+    assert running
+    assert running["job"] == "j"
     agent.stop({"root": str(tmp_path), "job": "j", "grace": 0.5})
     assert agent.running_job(tmp_path) is None
     assert agent.state_of(folder)["state"] == "stopped"
@@ -228,7 +230,9 @@ def test_an_artifact_gets_its_place_only_when_its_checksums_hold(tmp_path: Path)
     assert agent.artifact_here(tmp_path, "stage", key) is None
     arrived(tmp_path, b"good")
     agent.publish(tmp_path, request)
-    assert agent.artifact_here(tmp_path, "stage", key)["bytes"] == 4
+    here = agent.artifact_here(tmp_path, "stage", key)
+    assert here
+    assert here["bytes"] == 4
     (tmp_path / "data" / "stage" / key / "f").write_bytes(b"cut")
     assert agent.artifact_here(tmp_path, "stage", key) is None, "a file of another length is not the artifact's"
 

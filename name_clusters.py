@@ -31,9 +31,10 @@ from embed_chunks import CHUNKS, VECTORS
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Int, Int64
+    from jaxtyping import Float, Int, Int64
     from rich.console import Console
 
+    from common.arrays import ShardedArray
     from common.cluster_tree import ClusterNode
     from common.keyphrases import Keyphrase, TermCounts
     from common.naming_llm import Label
@@ -49,6 +50,9 @@ EXAMPLE_CHARS = 400
 # Texts that terms are counted in; of more, every cluster gives an even share, and these at least.
 COUNTED_TEXTS, COUNTED_OF_A_CLUSTER = 100_000, 50
 SEARCH_HITS = 10
+# Files of chunks or vectors up to this size are held in memory; chunks take three times as much there.
+MOST_BYTES = 1_000_000_000
+VECTOR_FILES = ("vectors-*.npy", "rows-*.npy")
 
 # Settings that only a model's names depend on.
 _LLM_SETTINGS = ("samples", "sibling_samples", "siblings", "sample_tokens", "diversity", "attempts", "max_tokens")
@@ -86,18 +90,69 @@ class NamedCluster:
 class ChunkTexts:
     """Ids and texts of all chunks, by global row."""
 
-    ids: list[str]
-    texts: list[str]
+    ids: Sequence[str]
+    texts: Sequence[str]
 
 
-def load_texts(chunks: Artifact) -> ChunkTexts:
-    """Every chunk's id and text."""
+def load_texts(chunks: Artifact, most_bytes: int = MOST_BYTES) -> ChunkTexts:
+    """Every chunk's id and text: in memory, or on disk where the chunks' files are larger than `most_bytes`."""
+    from common.columns import TextsOnDisk
+
+    if chunks.bytes > most_bytes:
+        paths = [chunks.path(name) for name in chunks.names("chunks-*.parquet")]
+        return ChunkTexts(TextsOnDisk(paths, "chunk_id"), TextsOnDisk(paths, "text"))
     ids: list[str] = []
     texts: list[str] = []
     for table in chunks.tables("chunks-*.parquet", ["chunk_id", "text"]):
         ids += table["chunk_id"].to_pylist()
         texts += table["text"].to_pylist()
     return ChunkTexts(ids, texts)
+
+
+@dataclass(frozen=True)
+class StoredVectors:
+    """As `LoadedVectors`, on disk."""
+
+    vectors: ShardedArray
+    chunk_rows: Int64[np.ndarray, " rows"]
+
+
+def open_vectors(vectors: Artifact, most_bytes: int = MOST_BYTES) -> LoadedVectors | StoredVectors:
+    """Every vector and its chunk: in memory, or on disk where there are more than `most_bytes`."""
+    if vectors.bytes <= most_bytes:
+        return load_vectors(vectors)
+    from common.arrays import ShardedArray
+
+    stored, rows = (ShardedArray([vectors.path(name) for name in vectors.names(each)]) for each in VECTOR_FILES)
+    return StoredVectors(stored, rows.load().reshape(-1))
+
+
+def vectors_of(
+    loaded: LoadedVectors | StoredVectors, rows: Int[np.ndarray, " n"]
+) -> ShardedArray | Float[np.ndarray, "n dims"]:
+    """The vectors of chunks at global `rows`; those on disk stay there."""
+    import numpy as np
+
+    from common.arrays import SelectedRows
+
+    places = np.searchsorted(loaded.chunk_rows, rows)
+    if isinstance(loaded, StoredVectors):
+        return SelectedRows(loaded.vectors, places)
+    return loaded.vectors[places]
+
+
+@dataclass(frozen=True)
+class Picked(Sequence[str]):
+    """Some texts of a longer sequence, looked up when they are asked for."""
+
+    whole: Sequence[str]
+    rows: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.whole[int(self.rows[place])]
 
 
 # --- keyphrases ----------------------------------------------------------------------------------------------
@@ -183,7 +238,7 @@ def keyword_labels(root: ClusterNode, keyphrases: Mapping[str, Sequence[Keyphras
 def name_tree(
     root: ClusterNode,
     chunks: ChunkTexts,
-    loaded: LoadedVectors,
+    loaded: LoadedVectors | StoredVectors,
     settings: NamingConfig,
     keyphrases: Mapping[str, Sequence[Keyphrase]] | None = None,
     labels: Mapping[str, Label] | None = None,
@@ -207,7 +262,7 @@ def _named(
     label: Label,
     phrases: Sequence[Keyphrase],
     chunks: ChunkTexts,
-    loaded: LoadedVectors,
+    loaded: LoadedVectors | StoredVectors,
     settings: NamingConfig,
 ) -> NamedCluster:
     central = central_chunks(node.indices, chunks, loaded, settings.examples)
@@ -225,15 +280,14 @@ def _named(
 
 
 def central_chunks(
-    rows: Int[np.ndarray, " members"], chunks: ChunkTexts, loaded: LoadedVectors, count: int
+    rows: Int[np.ndarray, " members"], chunks: ChunkTexts, loaded: LoadedVectors | StoredVectors, count: int
 ) -> list[ExampleChunk]:
     """The `count` members nearest to the centroid of the members at global `rows`, no text twice."""
-    import numpy as np
 
     from common.naming_samples import central_members
 
     # Copies of one text sit at the same spot; only the first of them is shown, so look further than `count`.
-    central = central_members(loaded.vectors[np.searchsorted(loaded.chunk_rows, rows)], len(rows))
+    central = central_members(vectors_of(loaded, rows), len(rows))
     shown: dict[str, ExampleChunk] = {}
     for position, similarity in zip(central.positions, central.similarities, strict=True):
         row = int(rows[position])
@@ -250,7 +304,7 @@ def gather_evidence(
     root: ClusterNode,
     keyphrases: Mapping[str, Sequence[Keyphrase]],
     chunks: ChunkTexts,
-    loaded: LoadedVectors,
+    loaded: LoadedVectors | StoredVectors,
     settings: NamingConfig,
 ) -> dict[str, Evidence]:
     """What a model is shown of every cluster below the root."""
@@ -264,10 +318,10 @@ def gather_evidence(
 
     found: dict[str, Evidence] = {}
     for parent in root.walk():
-        vectors = [loaded.vectors[np.searchsorted(loaded.chunk_rows, child.indices)] for child in parent.children]
+        vectors = [vectors_of(loaded, child.indices) for child in parent.children]
         shown = []
         for child, own in zip(parent.children, vectors, strict=True):
-            texts = [chunks.texts[row] for row in child.indices]
+            texts = Picked(chunks.texts, child.indices)
             chosen = representative_members(own, texts, settings.samples, settings.diversity)
             shown.append(tuple(texts[position] for position in chosen))
         centres = np.array([centroid(own) for own in vectors])
@@ -335,7 +389,7 @@ def compute(job: Job) -> int:
 
     settings = job.config.naming
     root = load_tree(job.inputs["clusters"])
-    chunks, loaded = load_texts(job.inputs["chunks"]), load_vectors(job.inputs["vectors"])
+    chunks, loaded = load_texts(job.inputs["chunks"]), open_vectors(job.inputs["vectors"])
     keyphrases = tree_keyphrases(root, chunks, settings)
     labels, calls = keyword_labels(root, keyphrases, settings.terms), None
     if settings.engine == "llm":
@@ -441,7 +495,7 @@ def inspect(session: Session, cluster_id: str, samples: int, show_noise: bool) -
     if cluster_id not in names:
         raise ConfigError(f"no cluster '{cluster_id}' in this tree; --list shows all {len(names)} ids")
     node, name = find(root, cluster_id), names[cluster_id]
-    chunks, loaded = load_texts(session.load(CHUNKS)), load_vectors(session.load(VECTORS))
+    chunks, loaded = load_texts(session.load(CHUNKS)), open_vectors(session.load(VECTORS))
 
     def texts(rows: Int[np.ndarray, " n"]) -> list[dict[str, Any]]:
         central = central_chunks(rows, chunks, loaded, samples) if len(rows) else []

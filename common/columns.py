@@ -7,7 +7,9 @@ argument is one of its objects. That is most of a second in a command that answe
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -26,6 +28,8 @@ def number_column(values: Num[np.ndarray, " rows"]) -> pa.Array:
     )
 
 
+# Files of 4,096 chunks: 64 of them hold about 200 MB of text.
+FILES_AT_HAND = 64
 # Bytes that 32-bit offsets can count; the ids of about 100M chunks are more.
 MOST_BYTES = 2**31 - 1
 
@@ -44,6 +48,43 @@ def text_column(texts: Sequence[str], most_bytes: int = MOST_BYTES) -> pa.Array:
     if offsets[-1] > most_bytes:
         return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(offsets), data)
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets.astype(np.int32)), data)
+
+
+class TextsOnDisk(Sequence[str]):
+    """One text column of several Parquet files, numbered over all of them; a few files' texts are in memory.
+
+    Meant for few rows, or for many in about their order: a row of a file that is not at hand costs its whole column.
+    """
+
+    def __init__(self, paths: Sequence[Path], column: str) -> None:
+        import pyarrow.parquet as pq
+
+        self.paths, self.column = list(paths), column
+        self.offsets = np.cumsum([0, *(pq.read_metadata(path).num_rows for path in self.paths)])
+        self._texts = lru_cache(FILES_AT_HAND)(self._read)
+
+    def _read(self, number: int) -> pa.ChunkedArray:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.paths[number]) as file:
+            return file.read(columns=[self.column])[self.column]
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a column of {len(self)} rows")
+        number = int(np.searchsorted(self.offsets, row, side="right")) - 1
+        return self._texts(number)[int(row - self.offsets[number])].as_py()
 
 
 def codes_of(pieces: Iterable[pa.ChunkedArray]) -> tuple[list[str], Int64[np.ndarray, " rows"]]:

@@ -13,6 +13,8 @@ from common.shapes import check_shape
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int
 
+    from common.arrays import ShardedArray
+
 # Rows whose unit vectors are in memory at once: a cluster may be the whole corpus.
 BLOCK_ROWS = 65_536
 # Texts are chosen among so many times their number of the most central ones: what is further out is no example.
@@ -27,14 +29,25 @@ class Central:
     similarities: Float[np.ndarray, " k"]
 
 
-def unit_blocks(vectors: Float[np.ndarray, "members dims"]) -> Iterator[Float64[np.ndarray, "block dims"]]:
+def unit_blocks(
+    vectors: ShardedArray | Float[np.ndarray, "members dims"],
+) -> Iterator[Float64[np.ndarray, "block dims"]]:
     """Unit rows in float64, block by block; a zero row stays zero."""
     for start in range(0, len(vectors), BLOCK_ROWS):
-        block = np.asarray(vectors[start : start + BLOCK_ROWS], dtype=np.float64)
+        rows = slice(start, min(start + BLOCK_ROWS, len(vectors)))
+        block = np.asarray(_taken(vectors, rows), dtype=np.float64)
         yield block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
 
 
-def centroid(vectors: Float[np.ndarray, "members dims"]) -> Float64[np.ndarray, " dims"]:
+def _taken(
+    vectors: ShardedArray | Float[np.ndarray, "members dims"], rows: slice | Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "n dims"]:
+    if isinstance(vectors, np.ndarray):
+        return vectors[rows]
+    return vectors.take(np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows)
+
+
+def centroid(vectors: ShardedArray | Float[np.ndarray, "members dims"]) -> Float64[np.ndarray, " dims"]:
     """The direction of the mean of all members' unit vectors.
 
     Where the mean is zero (members cancel out) it is the first member's: a zero centroid would be equally far from
@@ -48,10 +61,10 @@ def centroid(vectors: Float[np.ndarray, "members dims"]) -> Float64[np.ndarray, 
         raise ValueError("vectors: no members, so no centroid")
     mean = sum(block.sum(axis=0) for block in unit_blocks(vectors)) / members
     length = float(np.linalg.norm(mean))
-    return mean / length if length > 1e-9 else next(unit_blocks(vectors[:1]))[0]
+    return mean / length if length > 1e-9 else next(unit_blocks(_taken(vectors, slice(0, 1))))[0]
 
 
-def central_members(vectors: Float[np.ndarray, "members dims"], k: int) -> Central:
+def central_members(vectors: ShardedArray | Float[np.ndarray, "members dims"], k: int) -> Central:
     """The k members nearest to their centroid, by cosine; ties go to the lower position."""
     centre = centroid(vectors)
     similarities = np.concatenate([block @ centre for block in unit_blocks(vectors)])
@@ -85,7 +98,7 @@ def marginally_relevant(
 
 
 def representative_members(
-    vectors: Float[np.ndarray, "members dims"], texts: Sequence[Hashable], k: int, diversity: float
+    vectors: ShardedArray | Float[np.ndarray, "members dims"], texts: Sequence[Hashable], k: int, diversity: float
 ) -> Int[np.ndarray, " chosen"]:
     """Positions of k members that are central and differ, most central first; copies of a text count once.
 
@@ -101,5 +114,5 @@ def representative_members(
             break
     ranks = np.fromiter(first.values(), np.int64, len(first))
     pool = central.positions[ranks]
-    chosen = marginally_relevant(vectors[pool], central.similarities[ranks], k, diversity)
+    chosen = marginally_relevant(_taken(vectors, pool), central.similarities[ranks], k, diversity)
     return pool[chosen]

@@ -16,6 +16,7 @@ from rich.console import Console
 import name_clusters
 from cluster_corpus import CLUSTERS, load_tree, load_vectors
 from common.cluster_tree import ClusterNode, find, validate
+from common.columns import TextsOnDisk
 from common.errors import ConfigError, MissingArtifact, UserError
 from common.naming_view import CSV_COLUMNS, print_tree, tree_rows
 from common.rollouts import read_jsonl
@@ -28,9 +29,11 @@ from name_clusters import (
     ChunkTexts,
     central_chunks,
     counted_rows,
+    gather_evidence,
     inspect,
     load_texts,
     name_tree,
+    open_vectors,
     present,
     print_named_tree,
     runs_stages,
@@ -166,6 +169,17 @@ def test_examples_are_nearest_to_the_real_centroid(session, names, root):
             assert each["chunk_id"] == chunks.ids[each["chunk_row"]]
             assert text == chunks.texts[each["chunk_row"]]
             assert each["chunk_row"] in node.indices
+
+
+def test_a_corpus_too_large_for_memory_is_read_where_it_lies_and_named_alike(session, root):
+    chunks, vectors, settings = session.load(CHUNKS), session.load(VECTORS), NamingConfig()
+    told = []
+    for most_bytes in (10**9, 0):
+        texts, loaded = load_texts(chunks, most_bytes), open_vectors(vectors, most_bytes)
+        phrases = tree_keyphrases(root, texts, settings)
+        told.append((name_tree(root, texts, loaded, settings), gather_evidence(root, phrases, texts, loaded, settings)))
+    assert isinstance(texts.texts, TextsOnDisk)
+    assert told[0] == told[1]
 
 
 def test_a_repeated_text_is_shown_once(session):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from common.columns import codes_of, number_column, text_column
+from common.columns import FILES_AT_HAND, TextsOnDisk, codes_of, number_column, text_column
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -34,6 +35,21 @@ def test_more_text_than_32_bits_count_has_offsets_of_64():
     column = text_column(texts, most_bytes=10)
     assert column.type == pa.large_string()
     assert column.to_pylist() == texts
+
+
+def test_texts_on_disk_are_those_of_the_files(tmp_path):
+    texts = [f"text {number}" for number in range(3 * FILES_AT_HAND + 1)]
+    paths = []
+    for first in [*range(0, len(texts), 2)]:
+        paths.append(tmp_path / f"{first:05d}.parquet")
+        pq.write_table(pa.table({"id": texts[first : first + 2], "text": texts[first : first + 2]}), paths[-1])
+    found = TextsOnDisk(paths, "text")
+    assert len(found) == len(texts)
+    assert [found[row] for row in reversed(range(len(found)))] == texts[::-1]
+    assert found[3:6] == texts[3:6]
+    for row in (-1, len(texts)):
+        with pytest.raises(IndexError, match=f"row {row} of a column of {len(texts)} rows"):
+            found[row]
 
 
 def test_codes_of_a_column_in_pieces():

@@ -40,6 +40,7 @@ from common.remote_lease import RemoteLock
 from common.remote_objects import Found, Objects, RemoteError, checked_url
 from common.store import (
     MANIFEST,
+    SCRATCH,
     STAMPS,
     Artifact,
     Lock,
@@ -52,7 +53,6 @@ from common.store import (
     manifest_text,
     replace_text,
     run_text,
-    strip,
     temporary_for,
 )
 
@@ -568,7 +568,7 @@ class RemoteStore(Store):
         text = manifest_text(step, files, {**facts, BUILD_FIELD: part.build})
         self.objects.write(f"{step.stage}/{step.key}/{MANIFEST}", text.encode())
         replace_text(part.path / MANIFEST, text)
-        strip(part.path)
+        shutil.rmtree(part.path / SCRATCH, ignore_errors=True)
         self._swap(step, part)
         shutil.rmtree(part.path.parent, ignore_errors=True)
         artifact = RemoteArtifact(

@@ -360,7 +360,7 @@ class Store:
         folder, part = self.folder(step), self.part_folder(step)
         parked = sorted(folder.parent.glob(f"{step.key}.old-*"))
         if not folder.exists() and (part / MANIFEST).is_file():
-            strip(part)
+            _strip(part)
             part.rename(folder)
         if not folder.exists() and parked:
             parked.pop().rename(folder)
@@ -392,7 +392,7 @@ class Store:
         for folder in [part.path, *(path for path in part.path.rglob("*") if path.is_dir())]:
             sync(folder)
         replace_text(part.path / MANIFEST, manifest_text(step, files, facts))
-        strip(part.path)
+        _strip(part.path)
         self._swap(step, part)
         artifact = open_artifact(self.folder(step))
         _stamp_new_files(artifact)
@@ -478,7 +478,7 @@ def is_scratch(name: str) -> bool:
     return name.split("/")[0] == SCRATCH
 
 
-def strip(part: Path) -> None:
+def _strip(part: Path) -> None:
     """Remove from a complete part what is not published."""
     shutil.rmtree(part / SCRATCH, ignore_errors=True)
     (part / PART_NOTE).unlink(missing_ok=True)

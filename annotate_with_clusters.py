@@ -173,7 +173,7 @@ def load_fitted(chunks: Artifact, vectors: Artifact, clusters: Artifact, setting
     column = "filled_path" if settings.labels == "filled" else "path"
     table = clusters.table("assignments.parquet", ["chunk_row", column])
     if not np.array_equal(table["chunk_row"].to_numpy(), rows):
-        raise CorruptArtifact(f"{clusters.folder}: its chunks are not those of {vectors.folder}; {clusters.repair}")
+        raise CorruptArtifact(f"{clusters.place}: its chunks are not those of {vectors.place}; {clusters.repair}")
     return FittedTree(stored, encode_paths(table[column].to_pylist()), rows, document_numbers(chunks)[rows])
 
 

@@ -756,7 +756,7 @@ class Config(Section):
     scale: ScaleConfig = setting(ScaleConfig())
     visualize: VisualizeConfig = setting(VisualizeConfig())
     report: ReportConfig = setting(ReportConfig())
-    data_dir: str = runtime("data", help="where artifacts are written")
+    data_dir: str = runtime("data", help="where artifacts are written: a folder or a URL (s3://bucket/prefix)")
     engine: Literal["local", "ray"] = runtime("local", help="where shards are computed: this machine, or a Ray cluster")
     workers: int = runtime(1, ge=1, help="processes that compute shards; with engine=ray, at most so many at a time")
     progress: bool = runtime(True, help="progress bars on a terminal")

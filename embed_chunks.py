@@ -211,7 +211,7 @@ def embed_with(job: Job, make: Callable[[Job], Embedder]) -> int:
     """
     chunks = job.inputs["chunks"]
     if not chunks.rows:
-        raise UserError(f"{chunks.folder}: there is no chunk to embed; check the sources in the config")
+        raise UserError(f"{chunks.place}: there is no chunk to embed; check the sources in the config")
     embedder = make(job)
     shards = chunk_shards(chunks)
     missing = [shard for shard in shards if not job.part.finished(_marker(shard.name))]
@@ -426,7 +426,7 @@ def check_alignment(job: Job, names: list[str], chunks: int) -> tuple[int, int]:
     in_order = bool((np.diff(joined) > 0).all()) and (not len(joined) or 0 <= joined[0] <= joined[-1] < chunks)
     widths = {array.shape[1] for array in vectors}
     if not (aligned and in_order and len(widths) == 1 and chunks == job.inputs["chunks"].rows):
-        raise CorruptArtifact(f"{job.part.path}: vectors and chunks do not line up; run the command with --fresh")
+        raise CorruptArtifact(f"{job.part.place}: vectors and chunks do not line up; run the command with --fresh")
     return len(joined), widths.pop()
 
 

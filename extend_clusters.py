@@ -172,7 +172,7 @@ def load_fitted(vectors: Artifact, clusters: Artifact) -> Fitted:
     rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load().reshape(-1)
     table = clusters.table("assignments.parquet", ["chunk_row", "path", "filled_path"])
     if not np.array_equal(table["chunk_row"].to_numpy(), rows):
-        raise CorruptArtifact(f"{clusters.folder}: its chunks are not those of {vectors.folder}; {clusters.repair}")
+        raise CorruptArtifact(f"{clusters.place}: its chunks are not those of {vectors.place}; {clusters.repair}")
     raw, filled = (table[name].to_pylist() for name in ("path", "filled_path"))
     return Fitted(stored, FittedPaths.of(raw, filled), rows, raw, filled)
 

@@ -362,7 +362,7 @@ def compute(job: Job) -> int:
     if settings.model == "fasttext":
         require_fasttext()
     if not job.inputs["chunks"].rows:
-        raise UserError(f"{job.inputs['chunks'].folder}: there is no chunk to score; check the sources in the config")
+        raise UserError(f"{job.inputs['chunks'].place}: there is no chunk to score; check the sources in the config")
     encoding = Encoding(job, make_embedder(job), costs)
     with costs.measured("questions", job.inputs["benchmarks"].rows):
         questions = embed_questions(job.inputs["benchmarks"], encoding.embedder)

@@ -171,7 +171,7 @@ def search(
     stored = stored_vectors(vectors)
     rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])
     if len(stored) != len(rows):
-        raise CorruptArtifact(f"{vectors.folder}: {len(stored)} vectors but {len(rows)} row numbers; {vectors.repair}")
+        raise CorruptArtifact(f"{vectors.place}: {len(stored)} vectors but {len(rows)} row numbers; {vectors.repair}")
     queries = embed_texts(vectors, texts, config, keep_unknown=skip_unknown)
     known = np.flatnonzero(queries.any(axis=1))
     asked = [texts[number] for number in known]

@@ -383,7 +383,7 @@ def load_embedder(vectors: Artifact, config: EmbeddingConfig) -> Embedder:
     """
     made_by = vectors.json(EMBEDDER_FILE)
     if made_by["engine"] != config.engine:
-        raise CorruptArtifact(f"{vectors.folder}: made by engine '{made_by['engine']}', not '{config.engine}'")
+        raise CorruptArtifact(f"{vectors.place}: made by engine '{made_by['engine']}', not '{config.engine}'")
     if config.engine == "lsa":
         terms = tuple(vectors.json(LSA_TERMS))
         return LsaEmbedder(LsaModel(terms, vectors.array(LSA_IDF), vectors.array(LSA_PROJECTION)))

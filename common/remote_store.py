@@ -325,6 +325,10 @@ class RemotePart(Part):
         return Objects(self.url)
 
     @property
+    def place(self) -> str:
+        return self.objects.address(self.prefix)
+
+    @property
     def prefix(self) -> str:
         return f"{self.stage}/{self.key}/{self.build}"
 
@@ -351,8 +355,7 @@ class RemotePart(Part):
                     files.setdefault(known[0], {})[known[1]] = found
             if gone := sorted(before - set(files)):
                 raise UserError(
-                    f"{self.objects.address(self.prefix)}/{gone[0]}: removed by another run or by hand; "
-                    "run the same command again"
+                    f"{self.place}/{gone[0]}: removed by another run or by hand; run the same command again"
                 )
             self.seen.files, self.seen.taken = files, time.monotonic()
             self.seen.took = self.seen.taken - started
@@ -374,7 +377,7 @@ class RemotePart(Part):
     def _fetch(self, name: str) -> None:
         sha256 = self.seen.sha256(name)
         if sha256 is None:
-            raise FileNotFoundError(f"{self.objects.address(self.prefix)}/{name}")
+            raise FileNotFoundError(f"{self.place}/{name}")
         object_ = f"{self.prefix}/{object_name(name, sha256)}"
         if not download(self.objects, object_, sha256, self.path / name):
             raise CorruptArtifact(

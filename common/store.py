@@ -186,6 +186,11 @@ class Part:
 
     path: Path
 
+    @property
+    def place(self) -> str:
+        """Where it lies, for a person."""
+        return str(self.path)
+
     def finished(self, name: str) -> bool:
         """Whether this file was completely written, by this run or by one that was killed."""
         return (self.path / name).is_file()

@@ -166,7 +166,7 @@ class OpenAIEmbedder:
         if likeness < SAME_MODEL:
             raise UserError(
                 f"{self.device} serves another model as '{self.config.model}' than when these vectors were made "
-                f"(cosine of one sentence {likeness:.3f}, {len(found)} dimensions); to embed anew: embedding.revision=NEW"
+                f"(cosine of one sentence {likeness:.3f}, {len(found)} dimensions); to start anew: embedding.revision=B"
             )
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Encoded:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from common.stages import Job
     from common.store import Part, Step, Store
 
 SHARD_ROWS = 4_096
@@ -95,7 +96,7 @@ def near_duplicates(folder: Path, rows: int) -> Callable[[], str]:
 def _step(store: Store, name: str) -> tuple[Step, Part]:
     from common.store import Step
 
-    step = Step("vectors", "embed_chunks.py", 1, {"name": name}, {})
+    step = Step(name, "embed_chunks.py", 1, {"name": name}, {})
     return step, store.open_part(step, "3.11:0", fresh=True)
 
 
@@ -236,6 +237,71 @@ def joined(folder: Path, fitted: int) -> Callable[[], str]:
     return work
 
 
+def _corpus(folder: Path, rows: int, dims: int) -> Job:
+    """Chunks of 800 characters and vectors of 32 groups, as finished artifacts of a job."""
+    import pyarrow as pa
+
+    from common.progress import Progress
+    from common.stages import Job
+    from common.store import Store
+    from config import ClusteringConfig, Config
+
+    store, generator = Store(folder), np.random.default_rng(0)
+    (chunks, chunk_part), (vectors, vector_part) = (_step(store, name) for name in ("chunks", "vectors"))
+    centres = 3 * generator.standard_normal((32, dims))
+    for number, first in enumerate(range(0, rows, SHARD_ROWS)):
+        mine = np.arange(first, min(first + SHARD_ROWS, rows))
+        groups = centres[generator.integers(0, 32, len(mine))]
+        found = groups + generator.standard_normal(groups.shape)
+        vector_part.write_array(f"vectors-{number:05d}.npy", found.astype(np.float16))
+        vector_part.write_array(f"rows-{number:05d}.npy", mine)
+        texts = {"chunk_id": [f"corpus/{row:012d}#0" for row in mine], "text": [f"{row:08d}" * 100 for row in mine]}
+        chunk_part.write_table(f"chunks-{number:05d}.parquet", pa.table(texts))
+    facts = {"rows": rows, "code": {"fingerprint": "3.11:0"}}
+    inputs = {"chunks": store.publish(chunks, chunk_part, facts), "vectors": store.publish(vectors, vector_part, facts)}
+    _, part = _step(store, "clusters")
+    config = Config("x", clustering=ClusteringConfig(preset="adaptive", fit_rows=1_000, max_depth=2))
+    return Job(config, inputs, part, Progress(False), folder)
+
+
+def whole_tree(folder: Path, rows: int) -> Callable[[], str]:
+    """`cluster_corpus.compute` with a tree of 1,000 rows: what is held of every row that joins it."""
+    from cluster_corpus import compute
+
+    job = _corpus(folder, rows, 16)
+
+    def work() -> str:
+        compute(job)
+        size = (job.part.path / "tree.json").stat().st_size
+        return f"tree.json {size / rows:.0f} bytes a row"
+
+    return work
+
+
+def named_in_memory(folder: Path, rows: int) -> Callable[[], str]:
+    """The examples of the root, with every chunk's id, text and vector in memory, as `name_clusters` has few chunks."""
+    return _named(folder, rows, most_bytes=10**12)
+
+
+def named_on_disk(folder: Path, rows: int) -> Callable[[], str]:
+    """The same with all of it on disk, as it has many."""
+    return _named(folder, rows, most_bytes=0)
+
+
+def _named(folder: Path, rows: int, most_bytes: int) -> Callable[[], str]:
+    from name_clusters import central_chunks, load_texts, open_vectors
+
+    job = _corpus(folder, rows, DIMS)
+
+    def work() -> str:
+        texts = load_texts(job.inputs["chunks"], most_bytes)
+        vectors = open_vectors(job.inputs["vectors"], most_bytes)
+        found = central_chunks(np.arange(rows), texts, vectors, 5)
+        return f"the most central chunk is {found[0].chunk_row}, cosine {found[0].similarity:.4f}"
+
+    return work
+
+
 def tree_rows(folder: Path, rows: int) -> Callable[[], str]:
     """tree.json of three levels: every row is written once a level, and read as a Python number."""
     import json
@@ -269,5 +335,8 @@ CEILINGS = {
     "store: files": Probe("file", (1_000, 5_000, 25_000), shard_files),
     "search: hits among shards": Probe("shard", (250, 1_000, 4_000), hits_of_shards),
     "clusters: join a tree": Probe("fitted row", (10_000, 100_000), joined),
+    "clusters: rows of a tree": Probe("row", (300_000, 1_000_000), whole_tree),
+    "names: in memory": Probe("row", (100_000, 300_000), named_in_memory),
+    "names: on disk": Probe("row", (100_000, 300_000), named_on_disk),
     "clusters: tree.json": Probe("row", (100_000, 1_000_000), tree_rows),
 }

@@ -198,6 +198,12 @@ class Task:
         module, name = self.stage.split(":")
         return getattr(importlib.import_module(module), name)
 
+    def sizes(self, asked: Sequence[int]) -> list[int]:
+        """Documents to measure it with. A driver with one shard shares nothing: it is measured with two and more."""
+        if self.driver:
+            return [max(asked) // 4, max(asked) // 2, max(asked)]
+        return [max(documents // self.shrink, 1) for documents in sorted(asked)]
+
     def rows_at(self, rows: int) -> int:
         """Rows that its cost is of, in a corpus of so many."""
         return min(rows, self.most or rows)
@@ -351,13 +357,13 @@ def measure_all(folder: Path, sizes: Sequence[int], repeats: int, names: Sequenc
     """Every task at every size, each in a fresh process, size by size; what an earlier run kept is not run again."""
     kept = folder / "measured.jsonl"
     found = [Measured(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
-    for documents in sorted(sizes):
-        for name in names:
-            size = max(documents // BY_NAME[name].shrink, 1)
-            for _ in range(sum(each.of(name, size) for each in found), repeats):
-                found.append(_measured(task=name, folder=str(folder), documents=size))
-                with kept.open("a") as lines:
-                    lines.write(json.dumps(asdict(found[-1])) + "\n")
+    # Small ones first, so that much is known early.
+    wanted = [(place, name, size) for name in names for place, size in enumerate(BY_NAME[name].sizes(sizes))]
+    for _, name, size in sorted(wanted, key=lambda each: each[0]):
+        for _ in range(sum(each.of(name, size) for each in found), repeats):
+            found.append(_measured(task=name, folder=str(folder), documents=size))
+            with kept.open("a") as lines:
+                lines.write(json.dumps(asdict(found[-1])) + "\n")
     return [each for each in found if each.task in names]
 
 
@@ -541,8 +547,7 @@ def stages_section(asked: Namespace) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(asked.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        shrunk = {size // BY_NAME[name].shrink for size in asked.sizes for name in names}
-        write_corpus(folder, sorted(shrunk))
+        write_corpus(folder, sorted({size for name in names for size in BY_NAME[name].sizes(asked.sizes)}))
         found = measure_all(folder, asked.sizes, asked.repeats, names)
     laws = grown(found)
     # Documents have no tokens; chunks of the largest corpus stand for all.

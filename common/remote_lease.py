@@ -6,9 +6,12 @@ very mirror: its lock file is ours, so that process is dead.
 
 Where the store keeps the condition "only if there is none" (S3, GCS), one of two that come at the same moment wins.
 Some servers that speak S3 accept the condition and ignore it; that is found out by asking again, and then, as after a
-take-over, the winner is whoever the object names `SETTLE` seconds later. No lease is a fence: a machine that slept
-through its own take-over may write on. It does no harm, for an object's name holds its content's hash and a manifest
-is one object; what it costs is work done twice. It learns of it before it publishes (`confirm`).
+take-over, the winner is whoever the object names `SETTLE` seconds later.
+
+No lease is a fence: a machine that slept through its own take-over, or a process whose threads were held up for so
+long, writes on. That does no harm, for an object's name holds its content's hash and a manifest is one object: both
+build the same, whoever is done first publishes, and the other ends with a line that says so, or publishes the same
+again. It costs work done twice, and is said when it is noticed.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from common.errors import UserError
+from common.console import say
 from common.remote_objects import Objects, RemoteError
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-BEAT, STALE, SETTLE, POLL = 10.0, 45.0, 1.0, 0.5  # seconds
+BEAT, STALE, SETTLE, POLL = 10.0, 60.0, 1.0, 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,10 @@ class RemoteLock:
         finally:
             self._local.release()
 
-    def confirm(self) -> None:
-        """Raise UserError when another run has taken this key over."""
-        if not self._is_mine(self._read()):
-            raise UserError(
-                f"{self.objects.address(self.name)}: another run took this key over, because this one gave no sign of "
-                f"life for {STALE:.0f} s; what was finished is kept: run the same command again"
-            )
+    @property
+    def is_held(self) -> bool:
+        """Whether it is still ours, as the store says now."""
+        return self._is_mine(self._read())
 
     # --- taking it
 
@@ -135,7 +135,9 @@ class RemoteLock:
             try:
                 seen = self._read(tries=1)
                 if seen is not None and not self._is_mine(seen):
-                    return  # taken over; `confirm` will tell
+                    who = f"{self.objects.address(self.name)}: taken over by {seen.host}, process {seen.process}"
+                    say(f"{who}, for this run gave no sign of life for {STALE:.0f} s; who is done first publishes")
+                    return
                 self._write()
             except Exception:
                 continue  # the network may come back before this goes stale

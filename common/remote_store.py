@@ -355,7 +355,8 @@ class RemotePart(Part):
                     files.setdefault(known[0], {})[known[1]] = found
             if gone := sorted(before - set(files)):
                 raise UserError(
-                    f"{self.place}/{gone[0]}: removed by another run or by hand; run the same command again"
+                    f"{self.place}/{gone[0]}: removed, by hand or by another run that published before this one; "
+                    "run the same command again"
                 )
             self.seen.files, self.seen.taken = files, time.monotonic()
             self.seen.took = self.seen.taken - started
@@ -427,9 +428,9 @@ class RemotePart(Part):
         self._empty()
 
     def discard_if_empty(self) -> None:
-        if not self.seen.files:
-            with suppress(RemoteError):
-                self.discard()
+        # Listed now: workers elsewhere may have finished files that this process has not heard of.
+        with suppress(UserError):
+            super().discard_if_empty()
 
     def clear(self) -> None:
         self._empty()
@@ -535,10 +536,6 @@ class RemoteStore(Store):
             with suppress(FileExistsError), path.open("x") as stream:
                 stream.write(os.urandom(8).hex())
         return path.read_text()
-
-    def confirm(self, lock: Lock) -> None:
-        if isinstance(lock, RemoteLock):
-            lock.confirm()
 
     def recover(self, step: Step) -> None:
         """Tidy what a kill left that came right after publishing. Call under the lock."""

@@ -18,7 +18,6 @@ from common.progress import Progress
 from common.provenance import code_fingerprint, git_state, installed_versions, python_version, same_code
 from common.store import (
     Artifact,
-    Lock,
     Part,
     Step,
     Store,
@@ -181,7 +180,7 @@ class Session:
             lock = self.store.lock(step)
             acquire(lock, lambda: print(f"{step.stage} {step.key}: {waiting_for(lock)}", file=sys.stderr))
             try:
-                return self._build_locked(stage, step, inputs, lock)
+                return self._build_locked(stage, step, inputs)
             finally:
                 lock.release()
         except KeyboardInterrupt as error:
@@ -192,9 +191,7 @@ class Session:
                 raise
             raise problem from error
 
-    def _build_locked(
-        self, stage: Stage, step: Step, inputs: Mapping[str, Artifact], lock: Lock
-    ) -> tuple[Artifact, bool]:
+    def _build_locked(self, stage: Stage, step: Step, inputs: Mapping[str, Artifact]) -> tuple[Artifact, bool]:
         self.store.recover(step)
         found = None if self.fresh else self.find(stage)
         if found is not None:
@@ -229,7 +226,6 @@ class Session:
             "packages": installed_versions(),
             "command": shlex.join(sys.argv),
         }
-        self.store.confirm(lock)
         return self.store.publish(step, part, facts), True
 
     def _code_note(self, stage: Stage, artifact: Artifact) -> str:

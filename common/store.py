@@ -403,9 +403,6 @@ class Store:
         _stamp_new_files(artifact)
         return artifact
 
-    def confirm(self, lock: Lock) -> None:
-        """Raise UserError when this run has lost its lock. Call before publishing."""
-
     def _swap(self, step: Step, part: Part) -> None:
         folder = self.folder(step)
         sync(part.path)

@@ -23,6 +23,7 @@ import artifacts
 from common import remote_lease, remote_objects, remote_store
 from common.errors import ConfigError, CorruptArtifact, UserError
 from common.keys import digest
+from common.remote_lease import RemoteLock
 from common.remote_objects import RemoteError
 from common.remote_store import ReadAhead, RemoteArtifact, RemotePart, RemoteStore, file_of, object_name
 from common.stages import Session
@@ -63,6 +64,20 @@ def shelf(tmp_path: Path, machine, request, monkeypatch) -> Shelf:
     if objects:
         monkeypatch.setattr(remote_objects, "OBJECT_STORES", ("shelf",))
     return put_up(tmp_path / "shelf", objects=objects)
+
+
+def the(store: Store) -> RemoteArtifact:
+    """The finished artifact, which must be there."""
+    artifact = store.find(STEP)
+    assert isinstance(artifact, RemoteArtifact)
+    return artifact
+
+
+def lock_of(shelf: Shelf) -> RemoteLock:
+    """The lock of the step, on the machine we are on."""
+    lock = RemoteStore.at(shelf.url).lock(STEP)
+    assert isinstance(lock, RemoteLock)
+    return lock
 
 
 def unpickled(value: bytes):
@@ -121,7 +136,7 @@ def test_another_machine_fetches_only_what_is_read_and_once(shelf, machine):
     numbers = session(shelf).run(NUMBERS)
     machine("there")
     shelf.requests.clear()
-    found = session(shelf).find(NUMBERS)
+    found = session(shelf).load(NUMBERS)
     assert shelf.requests == {"read": 1, "list": 1}
     assert found.json("numbers-00001.json") == numbers.json("numbers-00001.json")
     assert session(shelf).load(NUMBERS).json("numbers-00001.json")
@@ -150,7 +165,7 @@ def test_json_tables_arrays_and_their_names_come_back(shelf, machine):
     store = RemoteStore.at(shelf.url)
     published(store)
     machine("there")
-    found = RemoteStore.at(shelf.url).find(STEP)
+    found = the(RemoteStore.at(shelf.url))
     assert found.names() == ["sub/inner.json", "total.json", "values-00000.npy"]
     assert found.json("sub/inner.json") == [1]
     np.testing.assert_array_equal(found.array("values-00000.npy"), np.arange(6))
@@ -255,7 +270,7 @@ def test_killed_at_every_change_of_fresh_there_is_always_a_whole_one(shelf, mach
             session(shelf, shards=1, fresh=True).run(NUMBERS)
         shelf.fault = lambda verb, path: None
         machine(f"reader-{moment}")
-        found = session(shelf, shards=1).find(NUMBERS)
+        found = session(shelf, shards=1).load(NUMBERS)
         found.check()
         assert found.manifest["files"] == wanted
     session(shelf, shards=1, fresh=True).run(NUMBERS)
@@ -266,7 +281,7 @@ def test_killed_at_every_change_of_fresh_there_is_always_a_whole_one(shelf, mach
 def test_a_reader_goes_on_when_the_artifact_is_replaced_by_the_same_bytes(shelf, machine):
     session(shelf).run(NUMBERS)
     machine("reader")
-    reading = session(shelf).find(NUMBERS)
+    reading = session(shelf).load(NUMBERS)
     reading.json("numbers-00000.json")
     machine("here")
     session(shelf, fresh=True).run(NUMBERS)
@@ -412,15 +427,14 @@ def test_different_bytes_under_one_name_make_a_whole_artifact(shelf, machine):
     part.write_json("y.json", 1)
     artifact = store.publish(STEP, part, {"rows": 1})
     machine("there")
-    found = RemoteStore.at(shelf.url).find(STEP)
+    found = the(RemoteStore.at(shelf.url))
     assert found.json("x.json") in ("mine", "theirs")
     assert len(shelf.files()) == 3
     assert artifact.names() == ["x.json", "y.json"]
 
 
 def test_a_file_that_is_written_again_counts_as_it_was_last(shelf, machine):
-    store = RemoteStore.at(shelf.url)
-    part = store.open_part(STEP, "code", fresh=False)
+    part = RemotePart.of(shelf.url, STEP.stage, STEP.key, "20260101-000000-00000000")
     for value in (1, 2, 1):
         part.write_json("x.json", value)
     machine("there")
@@ -433,19 +447,19 @@ def test_files_that_vanish_are_not_published_away(shelf):
     store = RemoteStore.at(shelf.url)
     part = filled(store)
     next(shelf.folder.rglob("total.*.json")).unlink()
-    with pytest.raises(UserError, match=r"total\.json: removed by another run"):
+    with pytest.raises(UserError, match=r"total\.json: removed, by hand or by another run"):
         store.publish(STEP, part, {"rows": 1})
     assert store.find(STEP) is None
 
 
 def test_two_machines_at_once_build_once(shelf, machine, monkeypatch):
     """The second waits for the first, then finds it finished."""
-    here, there = RemoteStore.at(shelf.url), None
+    here = RemoteStore.at(shelf.url)
     lock = here.lock(STEP)
     lock.acquire()
     machine("there")
     there = RemoteStore.at(shelf.url)
-    waiting, order = there.lock(STEP), []
+    waiting, order = lock_of(shelf), []
 
     def second() -> None:
         acquire(waiting, lambda: order.append("waits"))
@@ -469,7 +483,7 @@ def test_one_of_many_gets_the_lease(shelf, machine):
     locks = []
     for number in range(6):
         machine(f"m{number}")
-        locks.append(RemoteStore.at(shelf.url).lock(STEP))
+        locks.append(lock_of(shelf))
     won = []
 
     def race(lock) -> None:
@@ -485,34 +499,64 @@ def test_one_of_many_gets_the_lease(shelf, machine):
     for thread in threads:
         thread.join()
     assert len(won) == 1
-    won[0].confirm()
+    assert won[0].is_held
     won[0].release()
 
 
-def test_a_silent_lease_is_taken_over_and_its_owner_learns_of_it(shelf, machine, monkeypatch):
+def test_a_silent_lease_is_taken_over_and_its_owner_learns_of_it(shelf, machine, monkeypatch, capsys):
+    monkeypatch.setattr(remote_lease, "BEAT", 0.5)
     monkeypatch.setattr(remote_lease, "STALE", 0.1)
-    first = RemoteStore.at(shelf.url).lock(STEP)
+    first = lock_of(shelf)
     first.acquire()
     machine("there")
-    second = RemoteStore.at(shelf.url).lock(STEP)
+    second = lock_of(shelf)
     second.acquire(timeout=5)
-    second.confirm()
-    with pytest.raises(UserError, match="another run took this key over"):
-        first.confirm()
+    assert second.is_held
+    assert not first.is_held
+    assert first._beating
+    first._beating.join(5)
+    assert "taken over by" in capsys.readouterr().err
     first.release()
-    second.confirm()
+    assert second.is_held
     second.release()
+
+
+def test_two_that_build_at_the_same_time_after_all_make_one_whole_artifact(shelf, machine):
+    """What no lease can prevent (a machine that slept): both go on, in one build, to the end."""
+    store = RemoteStore.at(shelf.url)
+    first = filled(store)
+    machine("there")
+    second = filled(RemoteStore.at(shelf.url))
+    second.write_json("total.json", {"value": 2.0})
+    RemoteStore.at(shelf.url).publish(STEP, second, {"rows": 3})
+    machine("here")
+    with pytest.raises(UserError, match=r"published before this one; run the same command again"):
+        store.publish(STEP, first, {"rows": 3})
+    machine("reader")
+    artifact = the(RemoteStore.at(shelf.url))
+    artifact.check()
+    assert artifact.json("total.json") == {"value": 2.0}
+
+
+def test_what_workers_finished_is_kept_when_the_driver_fails(shelf, machine):
+    store = RemoteStore.at(shelf.url)
+    part = store.open_part(STEP, "code", fresh=False)
+    assert part.finished_names() == []
+    worker = unpickled(pickle.dumps(part))
+    worker.write_json("shard-00000.json", 1)
+    part.discard_if_empty()
+    assert store.open_part(STEP, "code", fresh=False).finished_names() == ["shard-00000.json"]
 
 
 def test_a_lease_that_gives_signs_of_life_is_not_taken_over(shelf, machine, monkeypatch):
     monkeypatch.setattr(remote_lease, "BEAT", 0.03)
     monkeypatch.setattr(remote_lease, "STALE", 0.3)
-    first = RemoteStore.at(shelf.url).lock(STEP)
+    first = lock_of(shelf)
     first.acquire()
     machine("there")
     with pytest.raises(Exception, match="could not be acquired"):
-        RemoteStore.at(shelf.url).lock(STEP).acquire(timeout=0.8)
-    first.confirm()
+        lock_of(shelf).acquire(timeout=0.8)
+    assert first.is_held
     first.release()
 
 
@@ -638,7 +682,7 @@ def test_gc_removes_what_no_run_needs_and_nothing_in_use(shelf, machine, call, m
     stopped = filled(RemoteStore.at(shelf.url))
     assert call("verify")[1].count("left by a stopped run") == 1
     machine("there")
-    busy = RemoteStore.at(shelf.url).lock(STEP)
+    busy = lock_of(shelf)
     busy.acquire()
     machine("here")
     assert "being built now" in call("verify")[1]

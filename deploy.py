@@ -160,6 +160,8 @@ def run_start(args: Namespace) -> int:
     if request is not None:
         from common.provisioning import provision
 
+        hours = request.life_minutes / 60
+        say(f"the rented machine ends by itself {hours:.1f} hours after its start: fetch before then")
         record = replace(record, box=provision(request))
         write_record(path, record)  # from now on it costs money: `release` must find it whatever happens next
     return begin(args, plan, record, path)
@@ -287,7 +289,8 @@ def conclude(args: Namespace, record: Record, state: dict[str, Any]) -> int:
         print_outcomes(outcomes)
     say(describe(record, state))
     finished = state["state"] == "finished"
-    if record.box.name and finished:
+    everything = "://" in record.data_dir or {item.stage for item in outcomes} >= set(record.expected or ())
+    if record.box.name and finished and everything:
         give_back(record)
     elif record.box.name:
         say(f"the rented box is still up; to give it back: uv run deploy.py release {shlex.quote(args.config)}")

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -119,6 +120,9 @@ class Connection:
         Raises:
             ConnectionLost: the host is not reached, its key is not known, or it does not let us in.
         """
+        for tool in ("ssh", "rsync"):
+            if shutil.which(tool) is None:
+                raise UserError(f"{tool} is needed on this machine too; install it")
         if self._control("check"):
             return
         persist = ["-o", "ControlMaster=yes", "-o", f"ControlPersist={PERSIST_SECONDS}", "-f", "-N"]
@@ -279,7 +283,8 @@ class Connection:
                 f"{host}: the connection was lost while files were moved; what arrived is kept: run the same command "
                 f"again ({words})"
             )
-        return UserError(f"{host}: rsync ended with code {code}: {words}")
+        hint = "; rsync 3.0 or later is needed on both sides" if code in (1, 2, 4) else ""
+        return UserError(f"{host}: rsync ended with code {code}: {words}{hint}")
 
 
 class Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -429,9 +430,15 @@ def test_a_disk_that_fills_up_there_is_told_and_the_same_command_goes_on(box: Bo
     assert (state["state"], state["rc"]) == ("failed", 1)
     kept = len(list((box.root / "data/numbers").glob("*.part/numbers-*.json")))
     assert kept > 3
-    # There is no room even for the project's tree.
-    (small_disk / "ballast").write_bytes(b"x" * 100)
-    subprocess.run(["mount", "-o", "remount,size=90m", str(small_disk)], check=True)
+    # Now there is no room for anything, not even for the lock.
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while ballast.write(b"x" * 4096):
+            continue
+    again = box.run("resume")
+    assert again.returncode == 1
+    assert "free" in again.stderr or "no space left" in again.stderr
+    assert "Traceback" not in again.stderr
+    subprocess.run(["mount", "-o", "remount,size=130m", str(small_disk)], check=True)
     resumed = box.run("resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert json.loads((box.project.artifact("numbers") / "manifest.json").read_text())["resumed_files"] >= kept

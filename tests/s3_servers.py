@@ -95,7 +95,7 @@ def running(name: str, folder: Path) -> Generator[S3Server]:
     server = S3Server(port, process, log)
     try:
         _wait_for(server)
-        server.files.mkdir(BUCKET)
+        server.files.call_s3("create_bucket", Bucket=BUCKET)
         yield server
     finally:
         process.terminate()

@@ -111,17 +111,22 @@ class OpenAIEmbedder:
         if self.config.max_cost is not None and self.config.price_input is None:
             raise ConfigError("embedding.max_cost needs embedding.price_input")
         self.spent, self.tokens, self.requests = 0.0, 0, 0
+        self._counters: dict[str, TokenCounter] = {}
 
     @cached_property
     def identity(self) -> str:
         """As `Embedder.identity`: the endpoint and its name for the model, and how texts are cut."""
+        counter = self._counter(document_prompt(self.config))
         facts = {name: getattr(self.config, name) for name in IDENTIFYING}
-        return digest({**facts, "endpoint": self.url, "tokenizer": self._counter and self._counter.identity}, 32)
+        return digest({**facts, "endpoint": self.url, "tokenizer": counter and counter.identity}, 32)
 
-    @cached_property
-    def _counter(self) -> TokenCounter | None:
-        """What texts are cut by; None where they are sent whole."""
-        return None if self.config.max_seq_length is None else endpoint_counter(self.config)
+    def _counter(self, prompt: str) -> TokenCounter | None:
+        """What texts behind this prompt are cut by; None where they are sent whole."""
+        if self.config.max_seq_length is None:
+            return None
+        if prompt not in self._counters:
+            self._counters[prompt] = endpoint_counter(self.config, prompt=prompt)
+        return self._counters[prompt]
 
     @cached_property
     def dimensions(self) -> int:
@@ -173,7 +178,7 @@ class OpenAIEmbedder:
         if self.expected is not None and texts:
             probe, self.expected = self.expected, None
             self.recognise(probe)
-        sent, truncated = cut_texts([without_surrogates(text) for text in texts], prompt, self._counter)
+        sent, truncated = cut_texts([without_surrogates(text) for text in texts], prompt, self._counter(prompt))
         found, failure = run_here(self._ask(sent))
         if failure and not found:
             raise UserError(f"embedding: {failure}")
@@ -316,7 +321,7 @@ def batches(texts: Sequence[str], tokens: int) -> Iterator[Batch]:
 def cut_texts(
     texts: Sequence[str], prompt: str, counter: TokenCounter | None
 ) -> tuple[list[str], Bool[np.ndarray, " texts"]]:
-    """The texts behind their prompt, cut to the counter's limit, and which were cut. Without a counter none is.
+    """The texts behind their prompt, cut to the limit of its counter, and which were cut. Without a counter none is.
 
     A text is cut between two of its tokens. The rest may make other tokens than before, so it is counted again, and
     cut again while it is too long.

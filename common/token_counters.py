@@ -457,8 +457,13 @@ def load_token_counter(chunking: ChunkingConfig, embedding: EmbeddingConfig) -> 
     return WordCounter() if embedding.engine == "lsa" else _embedder_counter(embedding)
 
 
-def endpoint_counter(embedding: EmbeddingConfig, workers: int = 1) -> TokenCounter:
+def endpoint_counter(embedding: EmbeddingConfig, workers: int = 1, prompt: str | None = None) -> TokenCounter:
     """What counts the tokens of an endpoint, which shows no tokenizer of its own.
+
+    Args:
+        embedding: names the tokenizer.
+        workers: threads of tiktoken.
+        prompt: that stands before each text; None: that of documents.
 
     Raises:
         ConfigError: the settings do not name it, or not in a way that can be understood.
@@ -470,7 +475,8 @@ def endpoint_counter(embedding: EmbeddingConfig, workers: int = 1) -> TokenCount
             "embedding.tokenizer: an endpoint does not show its tokenizer; name it (tiktoken:cl100k_base, a hub id, "
             "a folder), or set chunking.tokenizer"
         )
-    facts = {"prompt": document_prompt(embedding), "max_length": embedding.max_seq_length}
+    prompt = document_prompt(embedding) if prompt is None else prompt
+    facts = {"prompt": prompt, "max_length": embedding.max_seq_length}
     if not name.startswith("tiktoken:"):
         found = _named_counter(name)
         return replace(found, identity=_identity(found.path, {**facts, "special_tokens": True}), **facts)

@@ -154,9 +154,11 @@ def test_a_text_that_is_too_long_is_cut_and_counted(tmp_path, direct):
     with embedding_server(longest=40) as server:
         cutting = settings(server, max_seq_length=22, tokenizer=str(tmp_path), document_prompt="water ")
         encoded = OpenAIEmbedder(cutting).encode_documents(["a river", "sediment " * 50, "the sea"])
+        queries = OpenAIEmbedder(replace(cutting, query_prompt="water water ")).embed_queries(["sediment " * 50])
     assert encoded.truncated.tolist() == [False, True, False]
-    # Of 22 tokens [CLS], [SEP] and the prompt take three.
+    # Of 22 tokens [CLS], [SEP] and the prompt take three, or four.
     np.testing.assert_allclose(encoded.vectors[1], direct.embed(["water " + "sediment " * 19])[0], atol=1e-6)
+    np.testing.assert_allclose(queries, direct.embed(["water water " + "sediment " * 18]), atol=1e-6)
 
 
 def test_texts_are_cut_to_the_limit_whatever_the_cut_makes_of_their_tokens(tmp_path):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Workers of pytest share the cores: a second thread of one would only spin where another wants to compute. Before NumPy
+# is imported, and for what tests start too; a test of threads sets its own.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
 REAL_DATA_VARIABLE = "CORPUS_PROXIMITY_REALDATA"
+MOST_WORKERS, WORKER_GIGABYTES = 8, 2
 
 
 def real_data_folder() -> Path | None:
@@ -18,8 +25,39 @@ def real_data_folder() -> Path | None:
     return Path(folder) if folder and Path(folder).is_dir() else None
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: one worker more than there are cores, since tests of servers and processes wait much of their time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 / WORKER_GIGABYTES
+    return max(1, min(cores + 1, int(room), MOST_WORKERS))
+
+
+def dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The tests in as many equal parts as there are workers, each with whole files of slow tests first.
+
+    A worker that is done takes the last half of another's part, wherever that cuts a file: there a fixture of a module
+    is made twice. So what is last should be quick, and the tests of `common` are.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for path in sorted(files, key=lambda path: -len(files[path])):
+        if path.parent.name != "common":
+            min(parts, key=len).extend(files[path])
+    quick = iter([item for item in items if item.path.parent.name == "common"])
+    for number, part in enumerate(parts):
+        size = len(items) * (number + 1) // workers - len(items) * number // workers
+        part.extend(islice(quick, max(0, size - len(part))))
+    return [*chain.from_iterable(parts), *quick]
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip `realdata` tests where the folder is not named, and `network` tests unless asked for with `-m network`."""
+    """Skip `realdata` tests where the folder is not named, and `network` tests unless asked for with `-m network`.
+
+    Last of the plugins: what `-m` leaves out must be gone when the tests are dealt.
+    """
     asked = config.getoption("markexpr")
     online = "network" in asked and "not network" not in asked
     absent = pytest.mark.skip(reason=f"{REAL_DATA_VARIABLE} does not name a folder")
@@ -29,6 +67,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(absent)
         if item.get_closest_marker("network") and not online:
             item.add_marker(offline)
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:
+        items[:] = dealt(items, workers)
 
 
 @pytest.fixture(scope="module")

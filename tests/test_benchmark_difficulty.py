@@ -540,7 +540,7 @@ def test_math_500_by_its_own_levels(tmp_path, realdata):
             shipped,
             generation=local,
             rollouts=replace(shipped.rollouts, source=source),
-            difficulty=replace(shipped.difficulty, models=models),
+            difficulty=replace(shipped.difficulty, models=models, bootstraps=199),
             data_dir=str(tmp_path / "data"),
         )
         found = run(config)

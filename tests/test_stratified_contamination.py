@@ -20,6 +20,7 @@ from common.cli import run_script
 from common.configs import load_config
 from common.errors import ConfigError, UserError
 from common.stages import Session
+from common.store import Artifact
 from config import ColumnsText, Config, DifficultyConfig, OutputText, StrataConfig
 from stratified_contamination import STRATA
 
@@ -88,11 +89,17 @@ def run(config: Config) -> dict[str, Any]:
     return Session(config).run(STRATA).json("summary.json")
 
 
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory) -> Artifact:
+    """Of the shipped files, as they are."""
+    return Session(shipped(tmp_path_factory.mktemp("strata"))).run(STRATA)
+
+
 # --- planted -------------------------------------------------------------------------------------------------
 
 
-def test_what_was_planted_is_found(tmp_path):
-    found = run(shipped(tmp_path))
+def test_what_was_planted_is_found(artifact):
+    found = artifact.json("summary.json")
     easy, _, hard = found["nearer"]["tiers"]
     assert (easy["tier"], hard["tier"]) == ("easy", "hard")
     assert easy["value"] > 0
@@ -125,8 +132,8 @@ def test_shuffled_scores_show_nothing(tmp_path):
     assert found["nearer"]["trend"]["p"] > 0.05
 
 
-def test_tiers_hold_every_question_once_and_means_are_plain_means(tmp_path):
-    found = run(shipped(tmp_path))
+def test_tiers_hold_every_question_once_and_means_are_plain_means(artifact):
+    found = artifact.json("summary.json")
     rows = rows_of("strata_scores.csv")
     hard = {row["question_id"]: float(row["difficulty"]) for row in rows_of("strata_questions.csv")}
     assert sum(tier["questions"] for tier in found["tiers"]) == COUNT
@@ -143,8 +150,7 @@ def test_tiers_hold_every_question_once_and_means_are_plain_means(tmp_path):
             assert cell["interval"]["low"] < cell["mean"] < cell["interval"]["high"]
 
 
-def test_contaminated_ids_are_exported_nearest_first(tmp_path):
-    artifact = Session(shipped(tmp_path)).run(STRATA)
+def test_contaminated_ids_are_exported_nearest_first(artifact):
     lines = [json.loads(line) for line in artifact.path("contaminated.jsonl").read_text().splitlines()]
     rows = [row for row in rows_of("strata_scores.csv") if float(row["percentile"]) <= 0.05]
     assert {(line["question_id"], line["stage"]) for line in lines} == {

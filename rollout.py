@@ -33,6 +33,7 @@ from common.cli import run_script
 from common.console import say
 from common.errors import ConfigError, UserError
 from common.generation import (
+    WINDOW,
     Budget,
     estimate,
     failures_in_words,
@@ -79,8 +80,9 @@ __all__ = [
     "write_jsonl",
 ]
 
-# Requests answered before their shard is written: answers are in the request cache long before that.
-SHARD_REQUESTS = 1_000
+# Requests answered before their shard is written: answers are in the request cache long before that. Shards are windows
+# of batches, so a model's answers do not depend on how many shards are asked for together.
+SHARD_REQUESTS = WINDOW
 # Shards asked for together of a model that several workers load: each loads it once for all of them.
 SHARED_SHARDS = 20
 PLACEHOLDER = "{prompt}"

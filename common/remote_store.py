@@ -88,8 +88,10 @@ def _stays_inside(name: str) -> bool:
 
 def mirror_of(url: str) -> Path:
     """The folder that mirrors a URL on this machine, for this user."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "corpus-proximity" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # A relative one means nothing (XDG): workers are started in other folders.
+    home = cache if cache.is_absolute() else Path.home() / ".cache"
+    return home / "corpus-proximity" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 # --- reading ahead -------------------------------------------------------------------------------------------
@@ -217,7 +219,8 @@ class RemoteArtifact(Artifact):
     def _is_whole(self, name: str) -> bool:
         """Whether the mirror has this very file."""
         with suppress(CorruptArtifact, OSError):
-            self._check_file(name)
+            if self._check_file(name):
+                self._note_stamps()
             return True
         return False
 
@@ -540,9 +543,10 @@ class RemoteStore(Store):
     def recover(self, step: Step) -> None:
         """Tidy what a kill left that came right after publishing. Call under the lock."""
         note = self._note(step)
-        found = self.artifact(step.stage, step.key) if note else None
-        if note and found and found.manifest.get(BUILD_FIELD) == note["build"]:
-            self._tidy(step, found.manifest, None)
+        with suppress(CorruptArtifact):
+            found = self.artifact(step.stage, step.key) if note else None
+            if note and found and found.manifest.get(BUILD_FIELD) == note["build"]:
+                self._tidy(step, found.manifest, None)
 
     def open_part(self, step: Step, fingerprint: str, *, fresh: bool) -> Part:
         """The build to go on with, if the same code began it, else a new one. Call under the lock."""

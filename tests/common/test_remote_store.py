@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +34,7 @@ from common.store import MANIFEST, Step, Store, acquire, open_store
 from tests.shelf import Shelf, put_up
 from tests.toy.add_up import SUMS
 from tests.toy.make_numbers import NUMBERS, NumbersConfig, SumsConfig, ToyConfig
+from tests.toy_project import ROOT
 
 STEP = Step("numbers", "make_numbers.py", 1, {"seed": 7}, {"file": "content"})
 
@@ -170,6 +174,15 @@ def test_json_tables_arrays_and_their_names_come_back(shelf, machine):
     assert found.json("sub/inner.json") == [1]
     np.testing.assert_array_equal(found.array("values-00000.npy"), np.arange(6))
     assert not [name for name in shelf.files() if "scratch" in name or name.endswith(".part.json")]
+
+
+def test_a_local_folder_loads_nothing_of_this(tmp_path):
+    script = "import sys, runpy; sys.argv[0] = 'tests/toy/make_numbers.py'\n"
+    script += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print(sorted(sys.modules))"
+    command = [sys.executable, "-c", script, "tests/toy/toy_config.py", f"data_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert "computed" in done.stdout
+    assert not [name for name in ("fsspec", "s3fs", "common.remote_store") if f"'{name}'" in done.stdout]
 
 
 # --- URLs ----------------------------------------------------------------------------------------------------
@@ -358,6 +371,18 @@ def test_a_damaged_object_is_named_with_its_remedy(shelf, machine, harm):
     session(shelf, fresh=True).run(NUMBERS)
     machine("elsewhere")
     assert session(shelf).load(NUMBERS).json("numbers-00001.json")
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{", b'{"key": 1}', b"\xff\xfe"])
+def test_a_damaged_manifest_is_named_and_mended(shelf, capsys, manifest):
+    session(shelf).run(NUMBERS)
+    path = shelf.the(MANIFEST)
+    path.write_bytes(manifest)
+    with pytest.raises(CorruptArtifact, match=r"shelf://.*manifest\.json: unreadable.*--fresh"):
+        session(shelf).run(NUMBERS)
+    assert artifacts.main(["verify", "--data-dir", shelf.url]) == 1
+    assert session(shelf, fresh=True).run(NUMBERS).rows == 30
+    assert artifacts.main(["verify", "--data-dir", shelf.url]) == 0
 
 
 def test_a_damaged_copy_in_the_mirror_is_fetched_again(shelf):

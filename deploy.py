@@ -294,9 +294,14 @@ def conclude(args: Namespace, record: Record, state: dict[str, Any]) -> int:
         give_back(record)
     elif record.box.name:
         say(f"the rented box is still up; to give it back: uv run deploy.py release {shlex.quote(args.config)}")
-    if finished and not args.json:
-        print("next:   uv run artifacts.py verify")
-    return 0 if finished else state["rc"] if state.get("rc") in (2, 3) else 1
+    if not args.json:
+        again = f"uv run deploy.py resume {shlex.quote(args.config)}"
+        print(f"next:   {'uv run artifacts.py verify' if finished else again}")
+    if finished:
+        return 0
+    # 2 and 3 mean something only where one of our scripts said so.
+    script = state.get("step", "").split(" ")[0].endswith(".py")
+    return state["rc"] if script and state.get("rc") in (2, 3) else 1
 
 
 def give_back(record: Record) -> None:

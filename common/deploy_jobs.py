@@ -319,7 +319,8 @@ def fetch(record: Record) -> list[Outcome]:
     found, record = answer["artifacts"], replace(record, root=answer["root"])
     if odd := [item for item in found if not _NAMED.fullmatch(f"{item['stage']}/{item['key']}")]:
         raise UserError(f"{record.box.host}: names an artifact that cannot be one: {odd[0]['stage']!r}")
-    outcomes = [_bring(record, store, item) for item in found]
+    order = list(record.expected or {})  # as the scripts make them
+    outcomes = [_bring(record, store, item) for item in sorted(found, key=lambda item: order.index(item["stage"]))]
     _note_run(store, record.job, {item["stage"]: item["key"] for item in found})
     return outcomes
 

@@ -40,6 +40,7 @@ NO_CREDENTIALS = (
     "CredentialRetrievalError",
     "DefaultCredentialsError",
 )
+NO_BUCKET = "there is no such bucket at this endpoint; create it, or correct data_dir"
 SCRATCH_OBJECT = ".tmp-"
 
 
@@ -172,8 +173,9 @@ class Objects:
         def gone(files: Any) -> None:
             paths = [self._path(files, name) for name in chosen]
             if self.protocol in OBJECT_STORES:
-                files.rm(paths)
-                return
+                with suppress(FileNotFoundError):
+                    files.rm(paths)
+                    return
             for path in paths:
                 with suppress(FileNotFoundError):
                     files.rm_file(path)
@@ -201,7 +203,7 @@ class Objects:
     def _placed(self, name: str, put: Callable[[Any, str], object]) -> None:
         """Put an object so that it appears whole or not at all."""
         if self.protocol in OBJECT_STORES:
-            self._reach(lambda files: put(files, self._path(files, name)))
+            self._in_folder(name, put)
             return
         folder, _, last = name.rpartition("/")
         temporary = f"{folder}/{SCRATCH_OBJECT}{os.urandom(6).hex()}-{last}".lstrip("/")
@@ -209,14 +211,14 @@ class Objects:
         self._reach(lambda files: files.mv(self._path(files, temporary), self._path(files, name)))
 
     def _in_folder(self, name: str, put: Callable[[Any, str], object]) -> None:
-        """Put an object; where folders are more than names, make the one it lies in."""
+        """Put an object; where folders are more than names, make the one it lies in (else only the bucket can lack)."""
 
         def placed(files: Any) -> None:
             try:
                 put(files, self._path(files, name))
-            except FileNotFoundError:
-                if self.protocol in OBJECT_STORES:
-                    raise
+            except FileNotFoundError as error:
+                if self.protocol in OBJECT_STORES and error.filename is None:
+                    raise RemoteError(f"{self.url}: {NO_BUCKET}") from error
                 files.makedirs(self._path(files, name).rpartition("/")[0], exist_ok=True)
                 put(files, self._path(files, name))
 
@@ -250,7 +252,7 @@ class Objects:
         """Why no further try can help; None when one may."""
         code, kinds = _code(error), {type(item).__name__ for item in (error, error.__cause__, error.__context__)}
         if code == "NoSuchBucket":
-            return "there is no such bucket at this endpoint; create it, or correct data_dir"
+            return NO_BUCKET
         if kinds & set(NO_CREDENTIALS):
             return f"no credentials in the environment or .env; set {_variables(self.protocol)}"
         if isinstance(error, PermissionError):

@@ -70,7 +70,7 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("server", ["nanio"], indirect=True)
 def test_killed_in_mid_embed_lost_with_its_disk_and_finished_elsewhere(server, tmp_path):
-    """SIGKILL, the mirror deleted, the same command again: no finished shard is made again, the bytes are the same."""
+    """SIGKILL, the mirror deleted, the same command with two workers: no finished shard is made again, same bytes."""
     job = main_job(tmp_path, 9_000)
     local = {}
     for script in (PREPARE, EMBED):
@@ -86,7 +86,7 @@ def test_killed_in_mid_embed_lost_with_its_disk_and_finished_elsewhere(server, t
     before = {path for path in server.files.find(BUCKET) if "/vectors-" in path or "/rows-" in path}
     assert 1 <= len(before) < 6, "killed too late to show anything"
     second = on_machine(job, server, "second")
-    done = succeeded(second.run(EMBED, "job.py", f"data_dir={URL}", "--json"))
+    done = succeeded(second.run(EMBED, "job.py", f"data_dir={URL}", "workers=2", "--json"))
     assert [step["status"] for step in json.loads(done.stdout)["steps"]] == ["cached", "computed"]
     assert before <= set(server.files.find(BUCKET))
     assert remote_checksums(server) == local
@@ -95,6 +95,18 @@ def test_killed_in_mid_embed_lost_with_its_disk_and_finished_elsewhere(server, t
     )
     assert json.loads(manifest)["resumed_files"] >= len(before)
     assert "all whole" in succeeded(second.run(ARTIFACTS, "verify", "--data-dir", URL)).stdout
+
+
+@pytest.mark.parametrize("server", ["nanio"], indirect=True)
+def test_workers_of_a_ray_cluster_write_into_one_part(server, tmp_path):
+    """engine=ray and a URL: a worker puts its own shards, the driver publishes all; the bytes are the local ones."""
+    pytest.importorskip("ray", reason="the extra ray is not installed: uv sync --extra ray")
+    job = main_job(tmp_path, 9_000)
+    for script in (PREPARE, EMBED):
+        succeeded(job.run(script, "job.py"))
+        done = on_machine(job, server, "driver").run(script, "job.py", f"data_dir={URL}", "engine=ray", "workers=2")
+        succeeded(done)
+    assert remote_checksums(server) == store_checksums(job.data)
 
 
 @pytest.mark.parametrize("server", ["nanio"], indirect=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import os
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+_MOST_TEXTS = 1_000
 
 # Modules that only present, store or check: a change in them changes no result, so a hit is not "made by other code".
 _NOT_RESULTS = {
@@ -43,7 +48,8 @@ def code_fingerprint(script: str) -> str:
     modules = sorted(_closure(script.removesuffix(".py").replace("/", ".")) - _NOT_RESULTS)
     hasher = hashlib.sha256()
     for module in modules:
-        hasher.update(f"{module}\0{_tree_hash(module)}\0".encode())
+        hasher.update(f"{module}\0{_facts(module).tree}\0".encode())
+    _memo(_memo_file()).write()
     return f"{sys.version_info.major}.{sys.version_info.minor}:{hasher.hexdigest()[:16]}"
 
 
@@ -56,27 +62,76 @@ def _module_file(module: str) -> Path:
     return PROJECT_ROOT / f"{module.replace('.', '/')}.py"
 
 
-@cache
-def _tree(module: str) -> ast.Module:
-    return ast.parse(_module_file(module).read_text(encoding="utf-8"))
+@dataclass(frozen=True)
+class _Facts:
+    """What a module's text says: the hash of its syntax tree, and every name that it imports, also inside functions."""
+
+    tree: str
+    imports: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: bytes) -> _Facts:
+        tree = ast.parse(source.decode("utf-8"))
+        names: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module)
+                names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        dumped = ast.dump(tree).encode("utf-8", "surrogatepass")
+        return cls(hashlib.sha256(dumped).hexdigest(), tuple(sorted(names)))
+
+
+class _Memo:
+    """Facts by the hash of a text, kept beside the bytecode: parsing every module took each run a second and a half."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.facts: dict[str, _Facts] = {}
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            kept = json.loads(path.read_bytes())
+            self.facts = {key: _Facts(tree, tuple(imports)) for key, (tree, imports) in kept.items()}
+        self.kept = len(self.facts)
+
+    def of(self, source: bytes) -> _Facts:
+        key = hashlib.sha256(source).hexdigest()
+        if key not in self.facts:
+            self.facts[key] = _Facts.of(source)
+        return self.facts[key]
+
+    def write(self) -> None:
+        """Keep what is new, where bytecode may be kept."""
+        if len(self.facts) == self.kept or sys.dont_write_bytecode:
+            return
+        newest = list(self.facts.items())[-_MOST_TEXTS:]
+        text = json.dumps({key: (facts.tree, facts.imports) for key, facts in newest})
+        with suppress(OSError):
+            self.path.parent.mkdir(exist_ok=True)
+            scratch = self.path.with_suffix(f".{os.getpid()}")
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(self.path)
+        self.kept = len(self.facts)
+
+
+def _memo_file() -> Path:
+    return PROJECT_ROOT / "__pycache__" / f"fingerprints-1.{sys.implementation.cache_tag}.json"
 
 
 @cache
-def _tree_hash(module: str) -> str:
-    return hashlib.sha256(ast.dump(_tree(module)).encode("utf-8", "surrogatepass")).hexdigest()
+def _memo(path: Path) -> _Memo:
+    return _Memo(path)
+
+
+@cache
+def _facts(module: str) -> _Facts:
+    return _memo(_memo_file()).of(_module_file(module).read_bytes())
 
 
 @cache
 def imported_modules(module: str) -> frozenset[str]:
     """Modules of this repository that `module` imports anywhere in its text, also inside functions."""
-    names: set[str] = set()
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(name for name in names if _module_file(name).is_file())
+    return frozenset(name for name in _facts(module).imports if _module_file(name).is_file())
 
 
 def _closure(module: str) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy
@@ -12,7 +13,7 @@ import pytest
 from common import provenance
 from common.provenance import code_fingerprint, git_state, imported_modules, installed_versions, same_code
 
-CACHES = (provenance.code_fingerprint, provenance._tree, provenance.imported_modules, provenance._tree_hash)
+CACHES = (provenance.code_fingerprint, provenance.imported_modules, provenance._facts, provenance._memo)
 
 
 @pytest.fixture
@@ -69,6 +70,33 @@ def test_imports_inside_functions_count(project):
 def test_modules_that_import_each_other_end(project):
     (project / "common" / "deep.py").write_text("import common.helper\nimport stage\n")
     assert fingerprint()
+
+
+def test_a_later_process_parses_nothing_again(project, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    before = fingerprint()
+    with monkeypatch.context() as patched:
+        patched.setattr(provenance._Facts, "of", None)
+        assert fingerprint() == before
+        (project / "common" / "deep.py").write_text("def g():\n    return 2\n")
+        with pytest.raises(TypeError):
+            fingerprint()
+    assert fingerprint() != before
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"a": 1}', b"\xff"])
+def test_a_damaged_memo_counts_for_nothing(project, monkeypatch, damage):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    before = fingerprint()
+    (memo,) = (project / "__pycache__").iterdir()
+    memo.write_bytes(damage)
+    assert fingerprint() == before
+
+
+def test_nothing_is_kept_where_no_bytecode_is(project, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert fingerprint()
+    assert not (project / "__pycache__").exists()
 
 
 def test_fingerprints_of_other_pythons_cannot_be_compared():

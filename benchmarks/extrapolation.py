@@ -19,8 +19,10 @@ EXPONENTS = np.linspace(0.0, 2.0, 201)
 LINEAR = np.ones(1)
 DRAWS = 1_000
 LEVEL = 0.95
-# A cost of which less than this grows with the rows says nothing about how it grows.
+# A cost that grows by less than this share of it between the smallest and the largest size does not say how it grows.
 GROWING = 0.15
+# No measurement is repeated more closely than this, even if a curve of three unknowns passes through all of them.
+LEAST_ERROR = 0.03
 HOUR = 3_600.0
 
 
@@ -38,9 +40,9 @@ class Power:
     def at(self, rows: float) -> float:
         return self.start + self.scale * rows**self.exponent
 
-    def growing(self, rows: float) -> float:
-        """The share of the cost at `rows` that grows with them."""
-        return 1 - self.start / self.at(rows)
+    def growing(self, rows: float, more: float) -> float:
+        """The share of the cost at `more` rows that is not there at `rows`."""
+        return 1 - self.at(rows) / self.at(more)
 
 
 @dataclass(frozen=True)
@@ -95,18 +97,19 @@ class Fitted:
         free: the exponent is fitted.
         linear: the exponent is 1.
         draws: fits of the free law plus redrawn relative errors.
-        largest: rows of the largest measurement.
+        smallest, largest: rows of the measurements.
     """
 
     free: Power
     linear: Power
     draws: tuple[Power, ...]
+    smallest: float
     largest: float
 
     @property
     def grows(self) -> bool:
         """Whether enough of the cost grows with the rows to say how."""
-        return self.free.growing(self.largest) >= GROWING
+        return self.free.growing(self.smallest, self.largest) >= GROWING
 
     @cached_property
     def exponent(self) -> Estimate:
@@ -117,26 +120,31 @@ class Fitted:
         """Linear where the measurements do not speak against it: a free exponent errs by more, far away."""
         return self.linear if self.exponent.low <= 1 <= self.exponent.high or not self.grows else self.free
 
-    def at(self, rows: float) -> Estimate:
-        """The cost at other sizes: by `law`, and the interval of the free fits."""
+    @property
+    def cautious(self) -> Power:
+        """As `law`, and linear too where less was measured: what is done for every row is not done for less at last."""
+        return self.linear if self.exponent.high < 1 else self.law
+
+    def at(self, rows: float, law: Power | None = None) -> Estimate:
+        """The cost at other sizes: by `law` (None: its own), and the interval of the free fits."""
         low, high = _interval([draw.at(rows) for draw in self.draws])
-        value = self.law.at(rows)
+        value = (law or self.law).at(rows)
         return Estimate(value, min(low, value), max(high, value))
 
 
 def fit(rows: Sequence[float], costs: Sequence[float], seed: int = 0) -> Fitted:
-    """Fit, and fit again with relative errors drawn from those of the fit (their spread corrected for 3 unknowns)."""
+    """Fit, and fit again with relative errors of the size of the fit's own (corrected for its three unknowns)."""
     x, y = np.asarray(rows, dtype=np.float64), np.asarray(costs, dtype=np.float64)
     free = fit_power(x, y)
     expected = np.array([free.at(size) for size in x])
     errors = np.log(y / expected)
-    errors = (errors - errors.mean()) * np.sqrt(len(y) / max(len(y) - 3, 1))
+    error = max(LEAST_ERROR, float(np.sqrt((errors**2).sum() / max(len(y) - 3, 1))))
     generator = np.random.default_rng(seed)
-    redrawn = (expected * np.exp(generator.choice(errors, len(y))) for _ in range(DRAWS))
+    redrawn = (expected * np.exp(error * generator.standard_normal(len(y))) for _ in range(DRAWS))
     # What hardly grows has no exponent: a free one would make a mountain of its noise at a thousand times the rows.
-    exponents = EXPONENTS if free.growing(x.max()) >= GROWING else LINEAR
+    exponents = EXPONENTS if free.growing(x.min(), x.max()) >= GROWING else LINEAR
     draws = tuple(fit_power(x, each, exponents) for each in redrawn)
-    return Fitted(free, fit_power(x, y, LINEAR), draws, float(x.max()))
+    return Fitted(free, fit_power(x, y, LINEAR), draws, float(x.min()), float(x.max()))
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:

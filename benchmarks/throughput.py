@@ -11,8 +11,9 @@ Writes  nothing but a temporary folder (--folder keeps it)
 
 Every stage runs in a process of its own, on one thread a library, its inputs finished before; what it needs to start
 (imports, a model) is in its cost. The cost of N chunks is fitted as start + scale * N^exponent, with a 95% interval
-from redrawn errors; `flat` is a cost that hardly grows. Beyond the sizes measured the exponent is taken as 1 where its
-interval holds 1. A text that is asked for more than once is given other words, so that no duplicate is dropped.
+from redrawn errors; `flat` is a cost that hardly grows. Beyond the sizes measured, the exponent of CPU-seconds is taken
+as 1 unless its interval lies above, that of memory where its interval holds 1: buffers fill up, work does not. A text
+that is asked for more than once is given other words, so that no duplicate is dropped.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from extrapolation import (
     MINILM,
     Fitted,
     Machines,
+    Power,
     Work,
     box,
     cluster,
@@ -388,26 +390,30 @@ class Grown:
     memory: Fitted
 
     def cpu_hours(self, rows: int) -> str:
-        return _range(self.cpu, self.task.rows_at(rows), HOUR)
+        return _range(self.cpu, self.cpu.cautious, self.task.rows_at(rows), HOUR)
 
     def gigabytes(self, rows: int) -> str:
-        return _range(self.memory, self.task.rows_at(rows), 1e3)
+        return _range(self.memory, self.memory.law, self.task.rows_at(rows), 1e3)
 
     def as_json(self) -> dict[str, Any]:
-        laws = {"cpu_seconds": self.cpu, "peak_mb": self.memory}
+        laws = (("cpu_seconds", self.cpu, self.cpu.cautious), ("peak_mb", self.memory, self.memory.law))
         fits = {
             name: {
-                "law": asdict(law.law),
-                "exponent": asdict(law.exponent) if law.grows else None,
-                **{f"at_{rows}": asdict(law.at(self.task.rows_at(rows))) for rows in (MILLION, HUNDRED_MILLION)},
+                "law": asdict(law),
+                "exponent": asdict(fitted.exponent) if fitted.grows else None,
+                **{
+                    f"at_{rows}": asdict(fitted.at(self.task.rows_at(rows), law)) for rows in (MILLION, HUNDRED_MILLION)
+                },
             }
-            for name, law in laws.items()
+            for name, fitted, law in laws
         }
         return {"task": self.task.name, "sharded": self.task.sharded, "most": self.task.most, **fits}
 
 
-def _range(law: Fitted, rows: float, unit: float) -> str:
-    found = law.at(rows)
+def _range(fitted: Fitted, law: Power, rows: float, unit: float) -> str:
+    found = fitted.at(rows, law)
+    if not fitted.grows:
+        return f"flat, < {found.high / unit:,.2g}"
     return f"{found.value / unit:,.3g} [{found.low / unit:,.3g}, {found.high / unit:,.3g}]"
 
 
@@ -476,11 +482,11 @@ def _hours(name: str, known: dict[str, Grown], machines: Machines, rows: int, to
 def _work(name: str, known: dict[str, Grown], rows: int) -> Work:
     """What of a task cores share: nothing where it has no shards, all but the driver's part where that was measured."""
     item = known[name]
-    whole = item.cpu.at(item.task.rows_at(rows)).value
+    whole = item.cpu.cautious.at(item.task.rows_at(rows))
     driver = known.get(f"driver of {name.split(',')[0]}")
     if not item.task.sharded:
         return Work.split(whole, whole)
-    return Work.split(whole, driver.cpu.at(rows).value if driver else 0.0)
+    return Work.split(whole, driver.cpu.cautious.at(rows) if driver else 0.0)
 
 
 def print_plans(planned: Sequence[Planned], machines: Sequence[tuple[Machines, int]], tokens: int) -> None:

@@ -50,6 +50,15 @@ def test_the_interval_holds_the_law_and_widens_with_noise_and_with_distance():
 def test_beyond_what_was_measured_the_exponent_is_1_unless_the_measurements_deny_it():
     assert fit(*costs(Power(1.0, 5e-4, 1.0), noise=0.05)).law.exponent == 1.0
     assert fit(*costs(Power(1.0, 5e-8, 2.0), noise=0.05)).law.exponent == pytest.approx(2.0, abs=0.1)
+    saturating = fit(*costs(Power(1.0, 0.1, 0.5), noise=0.02))
+    assert saturating.law.exponent == pytest.approx(0.5, abs=0.1)
+    assert saturating.cautious.exponent == 1.0
+
+
+def test_a_curve_through_all_points_is_not_taken_for_certain():
+    law = Power(1.0, 5e-4, 1.0)
+    found = fit(SIZES[:3], [law.at(size) for size in SIZES[:3]])
+    assert found.exponent.high - found.exponent.low > 0.1
 
 
 def test_a_cost_that_hardly_grows_is_flat_and_stays_so():

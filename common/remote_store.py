@@ -571,9 +571,11 @@ class RemoteStore(Store):
         before = self._published(step)
         text = manifest_text(step, files, {**facts, BUILD_FIELD: part.build})
         self.objects.write(f"{step.stage}/{step.key}/{MANIFEST}", text.encode())
-        replace_text(part.path / MANIFEST, text)
-        shutil.rmtree(part.path / SCRATCH, ignore_errors=True)
-        self._swap(step, part)
+        # Published. The mirror gets what it can: a reader may be making the same folder, and it is only a mirror.
+        with suppress(OSError):
+            replace_text(part.path / MANIFEST, text)
+            shutil.rmtree(part.path / SCRATCH, ignore_errors=True)
+            self._swap(step, part)
         shutil.rmtree(part.path.parent, ignore_errors=True)
         artifact = RemoteArtifact(
             self.folder(step), checked_manifest(text, self.place(step), step.key, ""), url=self.url

@@ -197,6 +197,7 @@ def test_a_local_folder_loads_nothing_of_this(tmp_path):
         ("s3://bucket/../other", "names no bucket"),
         ("s3://me:hunter2@bucket/x", "no user, password"),
         ("s3://bucket/x?token=hunter2", "no user, password"),
+        ("s3://bucket/run[1]", "patterns"),
         ("simplecache::s3://bucket/x", "chained"),
         ("file://relative", "from the root"),
         ("nonsense://x/y", "no file system that fsspec knows"),

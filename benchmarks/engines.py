@@ -43,7 +43,8 @@ ENGINES = {
 }
 NAMES = {"local": "1 process", "processes": "2 processes", "ray": "ray, 2 workers", "ray-plain": "ray, plain"}
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
-SAMPLING_SECONDS = 0.25
+SAMPLING_SECONDS = 1.0
+RAYS_OWN_BLOCK = 128 << 20  # bytes
 VOCABULARY, WORDS = 4_000, 40
 CONFIG = """
 from config import ChunkingConfig, Config, EmbeddingConfig, FilesReader, PrepareConfig, SourceConfig
@@ -218,6 +219,7 @@ def plain(session: Any) -> Passed:
     connect(session.config.workers)
     import ray.data
 
+    ray.data.DataContext.get_current().target_max_block_size = RAYS_OWN_BLOCK  # ours is one shard
     chunks = ray.data.read_parquet(files, columns=["chunk_id", "text"], override_num_blocks=len(files))
     pool = ray.data.ActorPoolStrategy(size=session.config.workers)
     options = (str(fitted.parent.absolute()), str(out))

@@ -52,18 +52,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MEGABYTE = 1_000_000
+UV_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 LOST = "killed, or its node was lost"
 WAIT_SECONDS = 300  # for the first worker to get its CPU or GPU, and to start
 # A shard may take long: so many minutes without a single one finished are taken for a cluster that hangs.
 STUCK_MINUTES = 360
-# Read by Ray when it is imported, by this process and by those that it starts.
+# Read by Ray, mostly when it is imported, by this process and by those that it starts.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Under `uv run`, Ray would by default send the whole folder, data included, to every worker and sync it there.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    UV_VARIABLE: "0",
 }
 
 
@@ -242,10 +243,12 @@ def connect(workers: int) -> None:
     except ImportError as error:
         raise UserError(f"engine=ray needs Ray ({error}); to install it: uv sync --extra ray") from error
     if not ray.is_initialized():
+        # Somebody may have imported Ray before.
+        vars(sys.modules["ray._private.ray_constants"])[UV_VARIABLE] = False
         with _without_stderr():
             _init(address_wanted(), workers)
         atexit.register(ray.shutdown)
-        # It tells of lost workers on standard output, which is for results; we tell of them ourselves.
+        # Ray tells of lost workers on standard output, which is for results; we tell of them ourselves.
         vars(sys.modules["ray._private.worker"])["print_to_stdstream"] = lambda *_, **__: None
     _set_context()
     if ray.cluster_resources().get("CPU", 0) < 1:

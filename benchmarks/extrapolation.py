@@ -246,8 +246,9 @@ class Machines:
     overhead: float = 1.0
 
     def hours(self, work: Work) -> float:
-        """Of a stage on CPUs. The driver is one core, whatever else there is."""
-        return (self.start + work.driver + self.overhead * work.shared / self.cores) / HOUR
+        """Of a stage on CPUs. The driver is one core, whatever else there is, and all of a stage without shards."""
+        start = self.start if work.shared else 0.0
+        return (start + work.driver + self.overhead * work.shared / self.cores) / HOUR
 
     def encoder_hours(self, work: Work, feed: Work, rows: int, encoder: Encoder, tokens: int) -> float:
         """Of an encoder: on the GPUs where there are any, and no faster than the cores read, tokenise and write.

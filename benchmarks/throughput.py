@@ -382,10 +382,10 @@ def _measured(**options: Any) -> Measured:
 
 @dataclass(frozen=True)
 class Grown:
-    """A task over all sizes: the last size's figures, and the laws of its CPU-seconds and of its memory."""
+    """A task over all sizes: the largest one's figures, and the laws of its CPU-seconds and of its memory."""
 
     task: Task
-    last: Measured
+    largest: Measured
     cpu: Fitted
     memory: Fitted
 
@@ -424,13 +424,13 @@ def grown(found: Sequence[Measured]) -> list[Grown]:
         mine = [each for each in found if each.task == name]
         rows = [each.rows for each in mine]
         cpu, memory = (fit(rows, [getattr(each, what) for each in mine]) for what in ("cpu_seconds", "peak_mb"))
-        out.append(Grown(BY_NAME[name], mine[-1], cpu, memory))
+        out.append(Grown(BY_NAME[name], max(mine, key=lambda each: each.rows), cpu, memory))
     return out
 
 
 def line_of(item: Grown) -> Line:
     """Measured at the largest size, and how it grows."""
-    last, memory = item.last, item.memory
+    last, memory = item.largest, item.memory
     more = {
         "rows": f"{last.rows:,}",
         "bytes/row": f"{last.bytes / last.rows:,.0f}",

@@ -17,7 +17,7 @@ search.per_stage. Such a row has the columns score (the rank), percentile (share
 its distance is that from the best query.
 
 The config's own queries are shared out among processes by workers=N, or those of a Ray cluster by engine=ray, where
-they take more than about a second; key and bytes stay the same. --query is always answered in this process.
+they take more than some ten seconds; key and bytes stay the same. --query is always answered in this process.
 """
 
 from __future__ import annotations

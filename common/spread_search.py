@@ -9,7 +9,8 @@ k nearer ones stand in this or an earlier file, so the result is that of one pas
 and repeated: `common.neighbours` decides in float64, pair by pair, and no tile of a product has a say in it.
 
 What it takes, for 100M chunks of 384 float16 numbers (77 GB), 1,319 queries, k = 10:
-- ranges: 256 of 390,625 rows, 300 MB to read each. Every byte of the vectors is read once, by one worker.
+- ranges: 256 of 390,625 rows, 300 MB to read each. Every byte of the vectors is read once, by one worker; behind a URL
+  each node fetches all of them first (headers say which file holds which rows), so 77 GB of disk a node.
 - a worker holds a block of 16,384 rows as float32 (25 MB, twice for each thread, at most 128 MB), a tile of 16 MB, the
   queries (2 MB) and its best (queries x k x 8 B = 105 KB); pages of the vectors are given back.
 - a range's file holds 16 B a pair that is still among the best: at most queries x k x 16 B = 211 KB, 54 MB for all of
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from common.stages import Job
     from common.store import Artifact
 
-# Pairs (row, query) that one process compares in about a second at 384 dimensions: below this, workers are not started.
-LEAST_PAIRS = 100_000_000
+# Pairs (row, query) that one core compares in some ten seconds at 384 dimensions: below this, no worker is started.
+LEAST_PAIRS = 1_000_000_000
 # A range is a block of rows at least; of more ranges than this, each would be too short to be worth its file.
 RANGE_ROWS = 16_384
 MOST_RANGES = 256

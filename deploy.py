@@ -158,8 +158,12 @@ def run_start(args: Namespace) -> int:
         return print_plan(plan, record, request, as_json=args.json)
     path = record_path(record.data_dir, record.job)
     if request is not None:
+        from common.deploy_plan import refuse_missing, secret_values
         from common.provisioning import provision
 
+        # What would fail over there shall fail before it costs money.
+        refuse_missing(plan, set())
+        secret_values(plan.secrets)
         hours = request.life_minutes / 60
         say(f"the rented machine ends by itself {hours:.1f} hours after its start: fetch before then")
         record = replace(record, box=provision(request))
@@ -412,7 +416,7 @@ def make_parser() -> ArgumentParser:
     add = parser.add_argument
     add("words", nargs="+", metavar="CONFIG", help="a command, a config file (or a job's name), and overrides")
     add("--stages", metavar="A,B", help="scripts to run there, in order (default: run_pipeline)")
-    add("--dry-run", action="store_true", help="print every command and size; connect to nothing")
+    add("--dry-run", action="store_true", help="print every command and size; connect to no machine")
     add("--detach", action="store_true", help="return once it runs; do not follow the log or fetch")
     add("-f", "--follow", action="store_true", help="logs: until the job ends")
     add("--json", action="store_true", help="print the result as JSON")

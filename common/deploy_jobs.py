@@ -207,6 +207,7 @@ def _spec(plan: Plan, record: Record, install: bool) -> dict[str, Any]:
     steps += [_step(command[3], command, secret=True) for command in plan.commands]
     return {
         "steps": steps,
+        "expected": list(plan.expected),
         "environment": ENVIRONMENT,
         "grace": GRACE_SECONDS,
         "max_seconds": 3600 * (record.max_hours or 0),

@@ -359,9 +359,9 @@ def launch(root: Path, request: Json, source: bytes) -> Json:
     before = read_json(folder / "pid.json") or {"attempt": 0}
     token, attempt = secrets.token_hex(16), before["attempt"] + 1
     spec = {**request["spec"], "root": str(root), "token": token, "attempt": attempt}
-    for name in ("outcome.json", "heartbeat.json"):
-        if (folder / name).exists():
-            (folder / name).unlink()
+    if (folder / "heartbeat.json").exists():
+        (folder / "heartbeat.json").unlink()
+    _forget_run(root, request["job"], request["spec"]["expected"])
     (folder / "agent.py").write_bytes(source)
     write_json(folder / "spec.json", spec)
     _write_secrets(folder / "secrets", request["secrets"])
@@ -395,6 +395,14 @@ def _start_supervisor(root: Path, folder: Path, token: str) -> tuple[subprocess.
         return process, log.tell()
 
 
+def _forget_run(root: Path, job: str, stages: list[str]) -> None:
+    """What an earlier attempt recorded of these stages may be of other settings: only what this one reaches counts."""
+    path = root / "data" / "runs" / f"{job}.json"
+    known = read_json(path) or {}
+    if set(known) & set(stages):
+        write_json(path, {stage: key for stage, key in known.items() if stage not in stages})
+
+
 def _write_secrets(path: Path, values: dict[str, str]) -> None:
     if path.exists():
         path.unlink()
@@ -405,7 +413,7 @@ def _write_secrets(path: Path, values: dict[str, str]) -> None:
 
 def _await_first_beat(folder: Path, process: subprocess.Popen[bytes]) -> None:
     limit = time.monotonic() + 20
-    while not (folder / "heartbeat.json").exists() and not (folder / "outcome.json").exists():
+    while not (folder / "heartbeat.json").exists():
         if process.poll() is not None or time.monotonic() > limit:
             raise Refusal(f"the job did not start on this machine; its log is {folder / 'log'}")
         time.sleep(0.02)
@@ -764,7 +772,7 @@ def main(source: bytes) -> None:
         serve(request, source)
     elif request["verb"] == "logs":
         answer(request, lambda: state_of(_known_job(request)))
-        if job_folder(request).is_dir():
+        if (job_folder(request) / "pid.json").exists():
             follow(request)
     else:
         answer(request, lambda: VERBS[request["verb"]](request))
@@ -772,15 +780,15 @@ def main(source: bytes) -> None:
 
 def _known_job(request: Json) -> Path:
     folder = job_folder(request)
-    if not folder.is_dir():
+    if not (folder / "pid.json").exists():
         raise Refusal(f"{root_of(request)} has no job '{request['job']}'", NOT_HERE)
     return folder
 
 
 def status(request: Json) -> Json:
     """The state of a job."""
-    sweep_secrets(_known_job(request))
-    return state_of(job_folder(request))
+    sweep_secrets(job_folder(request))
+    return state_of(_known_job(request))
 
 
 VERBS = {"status": status, "stop": stop, "made": made}

@@ -31,7 +31,16 @@ def python(code: str, *, secrets: bool = False) -> dict[str, Any]:
 def launch(root: Path, *steps: dict[str, Any], secrets: dict[str, str] | None = None, **limits: float) -> Path:
     """Start a job; its folder."""
     (root / ".deploy" / "jobs").mkdir(parents=True, exist_ok=True)
-    spec = {"steps": steps, "environment": {}, "grace": 0.5, "max_seconds": 0, "max_idle": 0, "pace": 0.1, **limits}
+    spec = {
+        "steps": steps,
+        "environment": {},
+        "grace": 0.5,
+        "max_seconds": 0,
+        "max_idle": 0,
+        "pace": 0.1,
+        "expected": [],
+        **limits,
+    }
     request = {"root": str(root), "job": "j", "spec": spec, "secrets": secrets or {}}
     agent.launch(root, request, SOURCE)
     return root / ".deploy" / "jobs" / "j"
@@ -125,11 +134,12 @@ def test_stop_ends_every_process_also_one_that_ignores_term_and_left_the_group(t
 
 
 def test_a_limit_of_time_ends_the_job_on_its_own_machine(tmp_path: Path):
-    state = ended(launch(tmp_path, python(SLEEP), max_seconds=0.5))
+    state = ended(launch(tmp_path, python(SLEEP), max_seconds=0.2))
     assert (state["state"], state["rc"]) == ("stopped", 124)
     assert "limit of" in state["reason"]
 
 
+@pytest.mark.slow
 def test_an_idle_job_is_ended_and_a_busy_or_talking_or_writing_one_is_not(tmp_path: Path):
     (tmp_path / "data" / "stage" / "key.part").mkdir(parents=True)
     write = f"open({str(tmp_path / 'data/stage/key.part/f')!r}, 'a').write('x')"
@@ -162,7 +172,8 @@ def test_secrets_of_a_job_that_never_read_them_are_removed(tmp_path: Path):
     folder.mkdir(parents=True)
     agent._write_secrets(folder / "secrets", {"A": "b"})
     assert (folder / "secrets").stat().st_mode & 0o777 == 0o600
-    agent.status({"root": str(tmp_path), "job": "j"})
+    with pytest.raises(agent.Refusal, match="no job"):
+        agent.status({"root": str(tmp_path), "job": "j"})
     assert not (folder / "secrets").exists()
 
 
@@ -173,6 +184,7 @@ def test_a_disk_that_is_full_costs_lines_and_never_the_job():
     assert output.tail == b"lost line\n"
 
 
+@pytest.mark.slow
 def test_a_second_attempt_goes_on_in_the_same_log(tmp_path: Path):
     ended(folder := launch(tmp_path, python("print('first')")))
     before = agent.state_of(folder)

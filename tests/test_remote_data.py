@@ -224,8 +224,7 @@ def test_credentials_may_come_from_the_env_file(server, tmp_path):
     project = toy_project(tmp_path)
     lines = [f"{name}={value}" for name, value in server.environment.items()]
     (tmp_path / ".env").write_text("\n".join(lines))
-    bare = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    assert not bare, "this test needs an environment without AWS_ variables"
+    assert not server.environment.keys() & os.environ.keys(), "the environment says already what .env is to say"
     alone = replace(project, environment=project.environment | {"XDG_CACHE_HOME": str(tmp_path / "one")})
     assert alone.run(NUMBERS, CONFIG, f"data_dir={URL}").returncode == 0
 

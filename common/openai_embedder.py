@@ -5,8 +5,8 @@ OpenAI, a vLLM server, text-embeddings-inference and others speak it
 tried again as `common.openai_engine` does; the key comes from the environment and goes into one header.
 
 A server that finds a request too large, or a text in it too long, refuses it whole: such a request is sent in halves,
-so that the text at fault is named and all others have their vectors. After a failure that stays, nothing more is sent,
-and what has arrived is handed over with the error (`PartlyEncoded`), so that it is kept and never paid for twice.
+so that the text at fault is named and all others have their vectors. After a failure that stays, nothing more is sent.
+Every reply is kept the moment it arrives (`encode_streamed`), so that nothing is paid for twice, not even after a kill.
 
 An endpoint says a model's name, not what it is. One sentence, `PROBE`, is embedded with every corpus and kept; before
 queries are compared with that corpus, or vectors added to it, the endpoint has to give the same vector again. Where a
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +37,7 @@ from common.rollouts import Failure
 from common.rows import without_surrogates
 from common.token_counters import document_prompt, endpoint_counter, query_prompt
 from common.units import unit_rows
-from common.vector_cache import Encoded, PartlyEncoded, VectorCache, encode_cached
+from common.vector_cache import Deliver, Encoded, VectorCache, encode_cached
 from config import EmbeddingConfig
 
 if TYPE_CHECKING:
@@ -139,6 +139,10 @@ class OpenAIEmbedder:
     def encode_documents(self, texts: Sequence[str]) -> Encoded:
         return self._encode(texts, document_prompt(self.config))
 
+    def encode_streamed(self, texts: Sequence[str], deliver: Deliver) -> Encoded:
+        """As `StreamingEncoder.encode_streamed`."""
+        return self._encode(texts, document_prompt(self.config), deliver)
+
     def embed_documents(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dims"]:
         return self.encode_documents(texts).vectors
 
@@ -174,32 +178,34 @@ class OpenAIEmbedder:
                 f"(cosine of one sentence {likeness:.3f}, {len(found)} dimensions); to start anew: embedding.revision=B"
             )
 
-    def _encode(self, texts: Sequence[str], prompt: str) -> Encoded:
+    def _encode(self, texts: Sequence[str], prompt: str, deliver: Deliver | None = None) -> Encoded:
         if self.expected is not None and texts:
             probe, self.expected = self.expected, None
             self.recognise(probe)
         sent, truncated = cut_texts([without_surrogates(text) for text in texts], prompt, self._counter(prompt))
-        found, failure = run_here(self._ask(sent))
-        if failure and not found:
-            raise UserError(f"embedding: {failure}")
-        filled = self._placed(sent, found)
+
+        def arrived(batch: Batch, vectors: Vectors) -> None:
+            if deliver:
+                deliver(batch.rows, Encoded(unit_rows(vectors.rows), truncated[list(batch.rows)]))
+
+        found, failure = run_here(self._ask(sent, arrived))
         if failure:
-            raise PartlyEncoded(f"embedding: {failure}", Encoded(filled, truncated))
-        return Encoded(filled, truncated)
+            raise UserError(f"embedding: {failure}")
+        return Encoded(self._placed(sent, found), truncated)
 
     def _placed(self, sent: Sequence[str], found: Sequence[tuple[Batch, Vectors]]) -> Float32[np.ndarray, "texts dims"]:
-        """Unit vectors in the order of the texts: NaN where there is none, zeros for an empty text, which no endpoint
-        takes."""
+        """Unit vectors in the order of the texts; zeros for an empty text, which no endpoint takes."""
         width = found[0][1].rows.shape[1] if found else self.config.truncate_dimensions or 0
-        filled = np.full((len(sent), width), np.nan, np.float32)
-        filled[[row for row, text in enumerate(sent) if not text]] = 0
+        filled = np.zeros((len(sent), width), np.float32)
         for batch, vectors in found:
             if vectors.rows.shape[1] != width:
                 raise UserError(f"{self.device} gives vectors of {width} and of {vectors.rows.shape[1]} dimensions")
             filled[list(batch.rows)] = vectors.rows
         return unit_rows(filled)
 
-    async def _ask(self, texts: Sequence[str]) -> tuple[list[tuple[Batch, Vectors]], str | None]:
+    async def _ask(
+        self, texts: Sequence[str], arrived: Callable[[Batch, Vectors], None]
+    ) -> tuple[list[tuple[Batch, Vectors]], str | None]:
         """The replies, and why some are missing."""
         waiting = list(batches(texts, self.config.batch_tokens))[::-1]
         found: list[tuple[Batch, Vectors]] = []
@@ -213,6 +219,7 @@ class OpenAIEmbedder:
                     batch = waiting.pop()
                     outcome = await line.outcome(batch)
                     if isinstance(outcome, Vectors):
+                        arrived(batch, outcome)
                         found.append((batch, outcome))
                     elif outcome.status in TOO_MUCH and len(batch.rows) > 1:
                         waiting.extend(batch.halves()[::-1])

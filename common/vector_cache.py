@@ -7,13 +7,12 @@ text was truncated, and a checksum, so that a damaged row is embedded again inst
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from common.errors import UserError
 from common.rowcache import CheckedCache
 
 if TYPE_CHECKING:
@@ -43,23 +42,6 @@ class CachedEncoded(Encoded):
     computed: int
 
 
-class PartlyEncoded(UserError):
-    """Some texts have no vector, and the run cannot go on; those that have one are kept before it ends.
-
-    Args:
-        message: for the user.
-        encoded: of all texts; NaN where there is no vector.
-    """
-
-    def __init__(self, message: str, encoded: Encoded) -> None:
-        super().__init__(message)
-        self.encoded = encoded
-
-    def __reduce__(self) -> tuple[type[UserError], tuple[str]]:
-        """To another process goes what is for the user: the vectors are in the cache."""
-        return UserError, (str(self),)
-
-
 class DocumentEncoder(Protocol):
     """What the cache stands in front of."""
 
@@ -67,6 +49,17 @@ class DocumentEncoder(Protocol):
     def dimensions(self) -> int: ...
 
     def encode_documents(self, texts: Sequence[str]) -> Encoded: ...
+
+
+# Which of the texts, and their vectors.
+Deliver = Callable[[Sequence[int], Encoded], None]
+
+
+@runtime_checkable
+class StreamingEncoder(Protocol):
+    """An encoder whose vectors come a few at a time and cost money: each is kept the moment it is there."""
+
+    def encode_streamed(self, texts: Sequence[str], deliver: Deliver) -> Encoded: ...
 
 
 def text_key(text: str) -> bytes:
@@ -91,10 +84,8 @@ def encode_cached(
     Args:
         encoder: not touched when every text is cached, so that a model may be loaded on first use.
         texts: (texts,)
-        cache: read, and written after every `SLICE_TEXTS` new texts; rows that are not finite are never written.
-
-    Raises:
-        PartlyEncoded: as the encoder raised it; the vectors that it made are in the cache.
+        cache: read, and written after every `SLICE_TEXTS` new texts, of a `StreamingEncoder` whenever some arrive; rows
+            that are not finite are never written.
     """
     keys = [text_key(text) for text in texts]
     first: dict[bytes, int] = {}
@@ -110,11 +101,14 @@ def encode_cached(
 
 
 def _encoded(encoder: DocumentEncoder, texts: list[str], keys: Sequence[bytes], cache: VectorCache) -> Encoded:
-    try:
+    if not isinstance(encoder, StreamingEncoder):
         return encoder.encode_documents(texts)
-    except PartlyEncoded as error:
-        _keep(_payloads(keys, error.encoded), cache)
-        raise
+
+    def keep(rows: Sequence[int], encoded: Encoded) -> None:
+        _keep(_payloads([keys[row] for row in rows], encoded), cache)
+
+    with cache.held():
+        return encoder.encode_streamed(texts, keep)
 
 
 def _keep(payloads: dict[bytes, bytes], cache: VectorCache) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +15,9 @@ from common.embedders import embedding_content, embedding_settings, load_embedde
 from common.errors import ConfigError, UserError
 from common.openai_embedder import OpenAIEmbedder, announcement, batches, cut_texts, estimated_tokens, rows_of
 from common.openai_wire import CallError
+from common.rowcache import RowCache
 from common.token_counters import endpoint_counter
-from common.vector_cache import PartlyEncoded, VectorCache, encode_cached
+from common.vector_cache import VectorCache, encode_cached
 from config import EmbeddingConfig
 from tests.models import build_tokenizer, random_texts
 from tests.openai_server import Cut, Hang, LsaVectors, Raw, Status, embedding_server
@@ -121,15 +121,26 @@ def test_what_has_arrived_before_a_fault_that_stays_is_kept_and_never_sent_again
 
     server.rule = only_three_requests
     cache = VectorCache(tmp_path / "vectors.sqlite")
-    with pytest.raises(PartlyEncoded, match=r"this key may not.*run the same command again") as error:
+    with pytest.raises(UserError, match=r"this key may not.*run the same command again"):
         encode_cached(OpenAIEmbedder(one), TEXTS, cache)
-    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # noqa: S301  (as a worker's error travels)
     assert len(server.bodies) == 4  # nothing is sent after it
     server.rule, server.bodies = (lambda body: None), []
     again = encode_cached(OpenAIEmbedder(one), TEXTS, cache)
     assert not {text for body in server.bodies for text in body["input"]} & set(served)
     assert again.computed == len(TEXTS) - len(served)
     np.testing.assert_allclose(again.vectors, direct.embed(TEXTS), atol=1e-6)
+
+
+def test_a_reply_is_kept_the_moment_it_arrives(server, tmp_path):
+    cache = VectorCache(tmp_path / "vectors.sqlite")
+    kept: list[int] = []
+
+    def look(body):
+        kept.append(len(RowCache(tmp_path / "vectors.sqlite")))
+
+    server.rule = look
+    encode_cached(OpenAIEmbedder(settings(server, max_concurrency=1)), TEXTS, cache)
+    assert kept[0] == 0 and kept[1] > 0 and kept == sorted(kept) and kept[-1] < len(set(TEXTS))
 
 
 def test_a_server_that_takes_fewer_texts_gets_fewer(direct):

@@ -189,6 +189,43 @@ def test_a_remote_folder_is_one_of_the_projects_own(folder: str):
         remote_folder(folder)
 
 
+def test_without_a_host_a_machine_is_rented_and_an_end_must_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import deploy
+
+    words = [
+        str(ROOT / "configs/clustering_01_tiny.py"),
+        f"data_dir={tmp_path}",
+        "--stages",
+        "prepare_data",
+        "--dry-run",
+    ]
+    assert deploy.main([*words, "--gpu-type", "H100:1"]) == 2
+    assert "max_hours" in capsys.readouterr().err
+    assert deploy.main([*words, "--gpu"]) == 2
+    assert "--gpu-type" in capsys.readouterr().err
+    assert deploy.main([*words, "--gpu-type", "H100:1", "--max-hours", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "H100:1" in out
+    assert "sky" in out
+    assert "proximity-clustering-01-tiny" in out
+    assert "$ uv run --no-sync prepare_data.py configs/clustering_01_tiny.py" in out
+
+
+def test_what_was_not_started_is_told_and_a_host_of_ones_own_is_not_given_back(
+    box: Box, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    import deploy
+
+    config = str(ROOT / "configs/clustering_01_tiny.py")
+    assert deploy.main(["status", config, f"data_dir={tmp_path}"]) == 3
+    assert "nothing was started from here" in capsys.readouterr().err
+    words = [config, f"data_dir={tmp_path}", *box.server.arguments, "--remote-dir", box.folder]
+    assert deploy.main(["status", *words]) == 3
+    assert "has no job 'clustering_01_tiny'" in capsys.readouterr().err
+    assert deploy.main(["release", *words]) == 1
+    assert "not rented from here" in capsys.readouterr().err
+
+
 # --- faults --------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +260,40 @@ def test_a_client_that_dies_leaves_the_job_running_and_finds_it_again(box: Box):
     fetched = box.run("fetch")
     assert fetched.returncode == 0, fetched.stderr
     assert "all whole" in box.project.run("artifacts.py", "verify").stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_see_it(box: Box):
+    client = box.start("start", "numbers.shards=8", "numbers.pause=0.4")
+    wait_until(lambda: "make_numbers" in box.log())
+    time.sleep(1)
+    client.send_signal(signal.SIGINT)
+    _, err = client.communicate(timeout=30)
+    assert client.returncode == 130
+    assert f"uv run deploy.py logs -f {CONFIG}" in err
+    assert box.json("status")["state"] == "running"
+    assert box.run("stop").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_uv_is_installed_where_it_is_missing_and_only_when_asked(tmp_path: Path):
+    project = toy_project(tmp_path / "here")
+    make_checkout(project)
+    home = tmp_path / "home"
+    home.mkdir()
+    index = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_CERT"))}
+    environment = {**remote_environment(home), "PATH": "/usr/bin:/bin", **index}
+    del environment["UV_OFFLINE"], environment["UV_CACHE_DIR"]
+    with running_sshd(tmp_path / "sshd", environment) as server:
+        server.trust()
+        box = Box(project, server, home)
+        refused = box.run("start")
+        assert refused.returncode == 1
+        assert "--install-uv" in refused.stderr
+        done = box.run("start", "--install-uv")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "pip install --quiet --target .deploy/uv uv" in done.stdout
 
 
 @pytest.mark.slow

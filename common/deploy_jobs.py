@@ -336,7 +336,9 @@ def _bring(record: Record, store: Store, item: Mapping[str, Any]) -> Outcome:
     artifact = _checked(waiting, item["stage"])
     _place(store, artifact)
     seconds = time.perf_counter() - started
-    note = f"made there in {item['seconds']:.1f} s; {human_bytes(moved.literal)} moved"
+    expected = (record.expected or {}).get(artifact.stage, artifact.key)
+    other = f"; from here its key would be {expected}" if expected != artifact.key else ""
+    note = f"made there in {item['seconds']:.1f} s; {human_bytes(moved.literal)} moved{other}"
     return Outcome(artifact.stage, artifact.key, "computed", artifact.rows, seconds, artifact.bytes, str(folder), note)
 
 

@@ -311,7 +311,7 @@ def publish(root: Path, request: Json) -> Json:
         if sha256_of(arrived) != sha:
             arrived.unlink()
             raise Refusal(f"an input file arrived damaged ({sha[:16]}); run the same command again")
-        arrived.chmod(0o644)
+        arrived.chmod(0o444)  # an edit of a linked file would be one of every view of it
         arrived.replace(inside(blobs, sha))
     for view, names in request["views"].items():
         _build_view(root, view, names)

@@ -427,6 +427,19 @@ def test_a_local_file_keeps_its_key_wherever_it_lies(box: Box, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_an_artifact_that_has_another_key_there_is_brought_back_and_told(box: Box):
+    """As where the packages that a corpus is read from differ between the machines."""
+    assert box.run("start").returncode == 0
+    made = box.project.artifact("numbers").name
+    shutil.rmtree(box.project.data / "numbers")
+    record = box.project.data / "deploys" / "toy.json"
+    record.write_text(record.read_text().replace(made, "0123456789abcdef"))
+    fetched = box.run("fetch")
+    assert "from here its key would be 0123456789abcdef" in fetched.stdout
+    assert box.project.artifact("numbers").name == made
+
+
+@pytest.mark.slow
 def test_only_artifacts_that_are_needed_and_missing_travel(box: Box):
     alone = [word if word != STAGES else "tests/toy/add_up" for word in box.words("start", "--detach", "--json")]
     refused = box.project.run(*alone)

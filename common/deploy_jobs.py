@@ -322,6 +322,9 @@ def fetch(record: Record) -> list[Outcome]:
         raise UserError(f"{record.box.host}: names an artifact that cannot be one: {odd[0]['stage']!r}")
     order = list(record.expected or {})  # as the scripts make them
     outcomes = [_bring(record, store, item) for item in sorted(found, key=lambda item: order.index(item["stage"]))]
+    for item in found:
+        if (wanted := (record.expected or {})[item["stage"]]) != item["key"]:
+            say(f"{item['stage']} {item['key']}: from here its key would be {wanted}; files or packages differ there")
     _note_run(store, record.job, {item["stage"]: item["key"] for item in found})
     return outcomes
 
@@ -336,9 +339,7 @@ def _bring(record: Record, store: Store, item: Mapping[str, Any]) -> Outcome:
     artifact = _checked(waiting, item["stage"])
     _place(store, artifact)
     seconds = time.perf_counter() - started
-    expected = (record.expected or {}).get(artifact.stage, artifact.key)
-    other = f"; from here its key would be {expected}" if expected != artifact.key else ""
-    note = f"made there in {item['seconds']:.1f} s; {human_bytes(moved.literal)} moved{other}"
+    note = f"made there in {item['seconds']:.1f} s; {human_bytes(moved.literal)} moved"
     return Outcome(artifact.stage, artifact.key, "computed", artifact.rows, seconds, artifact.bytes, str(folder), note)
 
 

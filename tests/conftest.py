@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -87,6 +88,24 @@ def realdata() -> Path:
     if folder is None:
         pytest.skip(f"{REAL_DATA_VARIABLE} does not name a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def planted_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of `tests.planted`, made by whichever worker needs it first; copy it, never write to it."""
+    from filelock import FileLock
+
+    from tests.planted import build_tree
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / "planted.lock"):
+        if not (shared / "planted").exists():
+            # Under its name only when whole: a test that runs out of time may end this anywhere.
+            building = Path(tempfile.mkdtemp(dir=shared))
+            build_tree(building)
+            building.rename(shared / "planted")
+    return shared / "planted" / "data"
 
 
 @pytest.fixture(autouse=True)

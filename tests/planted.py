@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,26 @@ def planted_config(folder: Path, data: str = "data", clustering: ClusteringConfi
         data_dir=str(folder / data),
         progress=False,
     )
+
+
+def build_tree(folder: Path) -> Path:
+    """The data folder of `planted_config` with every artifact up to the names."""
+    from cluster_corpus import CLUSTERS
+    from common.stages import Session
+    from embed_chunks import CHUNKS, VECTORS
+    from name_clusters import NAMES
+    from prepare_data import DOCUMENTS
+
+    session = Session(planted_config(folder), "planted.py")
+    for stage in (DOCUMENTS, CHUNKS, VECTORS, CLUSTERS, NAMES):
+        session.run(stage)
+    return folder / "data"
+
+
+def config_with_tree(folder: Path, planted_tree: Path) -> Config:
+    """`planted_config` with its artifacts up to the names in place: keys say nothing of folders, so a copy is a hit."""
+    shutil.copytree(planted_tree, folder / "data")
+    return planted_config(folder)
 
 
 @contextmanager

@@ -36,19 +36,15 @@ from config import (
 from embed_chunks import CHUNKS, VECTORS
 from name_clusters import NAMES
 from prepare_data import DOCUMENTS
-from tests.planted import SUBTOPICS, TOPICS, planted_config, planted_texts
+from tests.planted import SUBTOPICS, TOPICS, config_with_tree, planted_config, planted_texts
 
 NARROW = 80
 OUTSIDE_TEXT = "boat soil recipe yeast wave petal cumin buoy onion flare chilli trophy"
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Config:
-    config = planted_config(tmp_path_factory.mktemp("planted"))
-    session = Session(config, "planted.py")
-    for stage in (DOCUMENTS, CHUNKS, VECTORS, CLUSTERS, NAMES):
-        session.run(stage)
-    return config
+def config(tmp_path_factory, planted_tree) -> Config:
+    return config_with_tree(tmp_path_factory.mktemp("planted"), planted_tree)
 
 
 def annotated(config: Config, **settings: Any) -> Session:

@@ -23,7 +23,7 @@ from embed_chunks import CHUNKS, VECTORS
 from extend_clusters import EXTENSIONS, NEW_CHUNKS, NEW_DOCUMENTS, NEW_VECTORS, present
 from prepare_data import DOCUMENTS
 from tests.models import build_static
-from tests.planted import HOSTILE, SUBTOPICS, planted_config, planted_texts
+from tests.planted import HOSTILE, SUBTOPICS, config_with_tree, planted_config, planted_texts
 from tests.toy_project import checksums
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,12 +56,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(folder) -> Config:
-    config = planted_config(folder)
-    session = Session(config, "planted.py")
-    for stage in TREE:
-        session.run(stage)
-    return config
+def config(folder, planted_tree) -> Config:
+    return config_with_tree(folder, planted_tree)
 
 
 def run(session: Session) -> dict:

@@ -20,7 +20,7 @@ from config import ChunkingConfig, EmbeddingConfig
 from tests.common.test_token_counters import TEXTS, rank_file, saved, train_bytelevel
 from tests.models import TRAINING_TEXT, train_wordpiece
 
-EXAMPLES = settings(max_examples=150, derandomize=True, deadline=None)
+EXAMPLES = settings(max_examples=75, derandomize=True, deadline=None)
 PROSE = " ".join(TRAINING_TEXT) + "\n\n" + " ".join(reversed(TRAINING_TEXT))
 
 ADVERSARIAL = {

@@ -423,12 +423,8 @@ def in_words(failure: Failure, batch: Batch, settings: EmbeddingConfig) -> str:
 # --- what it may cost ----------------------------------------------------------------------------------------
 
 
-def announcement(characters: int, chunks: int, settings: EmbeddingConfig) -> str | None:
-    """What a run may send and cost at most, by the size of the chunks; None where no price is stated."""
-    if settings.price_input is None:
-        return None
+def announcement(characters: int, chunks: int, settings: EmbeddingConfig) -> str:
+    """What a run may send and cost, by the size of the chunks and the stated price."""
     tokens = characters / _BYTES_PER_TOKEN
-    return (
-        f"embedding: {chunks:,} chunks, about {tokens:,.0f} tokens, about {money(tokens * settings.price_input / 1e6)} "
-        "if none of them is in the row cache"
-    )
+    cost = money(tokens * (settings.price_input or 0.0) / 1e6)
+    return f"embedding: {chunks:,} chunks, about {tokens:,.0f} tokens: about {cost}, less for what is in the row cache"

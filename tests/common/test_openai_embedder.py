@@ -227,7 +227,7 @@ def test_the_bill_is_kept_and_nothing_is_sent_beyond_the_limit(server):
     with pytest.raises(UserError, match=r"max_cost=2 leaves no room"):
         OpenAIEmbedder(replace(priced, max_cost=2.0)).embed_documents(TEXTS)
     assert 0 < len(server.bodies) - sent < sent
-    assert "about 1,000 tokens, about $1.00 if none" in (announcement(4_000, 8, priced) or "")
+    assert "8 chunks, about 1,000 tokens: about $1.00" in announcement(4_000, 8, priced)
     with pytest.raises(ConfigError, match="price_input"):
         OpenAIEmbedder(replace(priced, max_cost=1.0, price_input=None))
 

@@ -199,7 +199,7 @@ def vector_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
 
 def compute_vectors(job: Job) -> int:
     """Embed every shard of chunks that is not embedded yet; returns the number of vectors."""
-    if job.config.embedding.price_input is not None:
+    if job.config.embedding.engine == "openai" and job.config.embedding.price_input is not None:
         from common.openai_embedder import announcement
 
         stats = job.inputs["chunks"].json("stats.json")

@@ -273,5 +273,5 @@ def box(gpu: Gpu, cores: int = 16) -> Machines:
 
 
 def cluster(gpu: Gpu, cores: int = 256, gpus: int = 8) -> Machines:
-    """Ray takes 10 s to start (measured, see docs/scale.md) and at most 1.2 times a shard's work (our aim)."""
+    """Ray takes 10 s to start on a quiet machine, and at most 1.2 times a shard's work (our aim; see docs/scale.md)."""
     return Machines(f"a cluster with {gpus} {gpu.name}", cores, gpu, gpus, start=10.0, overhead=1.2)

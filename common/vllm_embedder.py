@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Texts handed over at once: vLLM gives vectors as lists of Python numbers, 32 bytes each.
 SLICE_TEXTS = 1024
 # sentence-transformers' names of poolings, and vLLM's.
+MODULES = {"Transformer", "Pooling", "Dense", "Normalize"}
 POOLINGS = {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST"}
 IDENTIFYING = (
     *("engine", "trust_remote_code", "document_prompt", "max_seq_length", "truncate_dimensions"),
@@ -146,18 +147,15 @@ def embedding_llm_arguments(config: EmbeddingConfig, model_id: str) -> dict[str,
     Raises:
         UserError: the model is of a kind that vLLM does not run.
     """
-    from vllm.config import PoolerConfig
-
     if not config.model:
         raise UserError("embedding.model is not set; engine 'vllm' needs a hub id or a local folder")
-    files = model_files(config, model_id)
-    if files.is_static:
-        raise UserError(
-            f"model '{config.model}' is a table of vectors, which vLLM does not run; use "
-            "embedding.engine=sentence_transformers"
-        )
     if config.device != "auto":
         raise UserError(f"embedding.device '{config.device}': vLLM chooses its device itself; leave it at auto")
+    files = model_files(config, model_id)
+    refuse_other_modules(files)
+    pooling = pooler_arguments(files)
+    from vllm.config import PoolerConfig
+
     longest = files.max_length(config.max_seq_length)
     return {
         **model_arguments(config.model, model_id),
@@ -165,7 +163,7 @@ def embedding_llm_arguments(config: EmbeddingConfig, model_id: str) -> dict[str,
         "dtype": config.dtype,
         "trust_remote_code": config.trust_remote_code,
         **({} if longest is None else {"max_model_len": longest}),
-        "pooler_config": PoolerConfig(**pooler_arguments(files)),
+        "pooler_config": PoolerConfig(**pooling),
         **place_arguments(config.gpu_memory, config.gpus),
     }
 
@@ -174,6 +172,16 @@ def model_files(config: EmbeddingConfig, model_id: str) -> ModelFiles:
     """The model's small files, of the commit that its content id names."""
     commit = model_id.rpartition("@")[2] if model_id.startswith("hub:") else config.revision
     return ModelFiles(config.model or "", commit)
+
+
+def refuse_other_modules(files: ModelFiles) -> None:
+    """Raise UserError for a model with a part that vLLM would leave out, or that it cannot run."""
+    kinds = {str(module.get("type", "")).rsplit(".", 1)[-1] for module in files.json("modules.json") or ()}
+    if kinds - MODULES:
+        raise UserError(
+            f"model '{files.model}' has a part that vLLM does not run ({', '.join(sorted(kinds - MODULES))}); "
+            "use embedding.engine=sentence_transformers"
+        )
 
 
 def pooler_arguments(files: ModelFiles) -> dict[str, Any]:

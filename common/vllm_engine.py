@@ -48,7 +48,7 @@ READ = {
     "vllm.LLM": ("get_tokenizer", "generate", "embed"),
     "vllm.v1.engine.llm_engine.LLMEngine": ("get_tokenizer",),
     "vllm.v1.engine.core_client.EngineCoreClient": ("shutdown",),
-    "vllm.config.ModelConfig": ("max_model_len",),
+    "vllm.config.ModelConfig": ("max_model_len", "get_hidden_size"),
     "vllm.outputs.RequestOutput": ("outputs", "prompt_token_ids"),
     "vllm.outputs.CompletionOutput": ("text", "finish_reason", "token_ids", "logprobs"),
     "vllm.logprobs.Logprob": ("logprob", "decoded_token"),

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from common.embedders import PAD_MULTIPLE, SentenceTransformerEmbedder, token_budget_batches
 from common.errors import UserError
+from common.token_counters import ModelFiles
 from common.units import unit_rows
+from common.vllm_embedder import pooler_arguments, refuse_other_modules, refuse_unpooled_prompt, token_ids
 from config import EmbeddingConfig
 from tests.models import build_static, build_transformer, one_thread, random_texts, spoil_weights
 
@@ -225,3 +227,53 @@ def test_nan_weights_give_nan_not_a_wrong_direction(tmp_path):
     folder = build_transformer(tmp_path)
     spoil_weights(folder)
     assert np.isnan(embedder(folder).embed_documents(TEXTS[:3])).all()
+
+
+# --- what vLLM is told of a model; tests/test_real_servers.py compares its vectors ---------------------------
+
+
+@pytest.mark.parametrize(("pooling", "named"), [("mean", "MEAN"), ("cls", "CLS"), ("lasttoken", "LAST")])
+def test_vllm_pools_as_the_model_does_in_either_form_of_its_file(tmp_path, pooling, named):
+    build_transformer(tmp_path / "old", pooling=pooling)
+    build_transformer(tmp_path / "new")
+    if pooling == "lasttoken":
+        (tmp_path / "old" / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    (tmp_path / "new" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    for folder in ("old", "new"):
+        files = ModelFiles(str(tmp_path / folder), "main")
+        assert pooler_arguments(files) == {"seq_pooling_type": named, "use_activation": False}
+
+
+def test_a_model_without_a_word_of_its_pooling_has_the_mean_as_in_sentence_transformers(folder, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (bare / name).write_bytes((folder / name).read_bytes())
+    assert pooler_arguments(ModelFiles(str(bare), "main"))["seq_pooling_type"] == "MEAN"
+    np.testing.assert_allclose(reference(bare, TEXTS), reference(folder, TEXTS), atol=1e-5)
+
+
+def test_what_vllm_cannot_do_as_the_model_does_is_refused(tmp_path):
+    with pytest.raises(
+        UserError, match=r"does not run \(StaticEmbedding\); use embedding\.engine=sentence_transformers"
+    ):
+        refuse_other_modules(ModelFiles(str(build_static(tmp_path / "static")), "main"))
+    files = ModelFiles(str(build_transformer(tmp_path / "bert")), "main")
+    pooling = tmp_path / "bert" / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}))
+    with pytest.raises(UserError, match=r"cannot pool as it does \(several\)"):
+        pooler_arguments(files)
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True, "include_prompt": False}))
+    refuse_unpooled_prompt(files, "")
+    with pytest.raises(UserError, match="leaves its prompt out of the pooling"):
+        refuse_unpooled_prompt(files, "query: ")
+
+
+def test_tokens_for_vllm_are_cut_as_sentence_transformers_cuts_them(folder):
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    ids, truncated = token_ids(tokenizer, ["water", "water " * 90, ""], 64)
+    assert [len(row) for row in ids] == [3, 64, 2]
+    assert truncated.tolist() == [False, True, False]
+    assert ids[1][-1] == tokenizer.sep_token_id

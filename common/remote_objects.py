@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -234,7 +235,8 @@ class Objects:
             OSError: this machine's disk is at fault.
             RemoteError: anything else.
         """
-        for pause in (*PAUSES[: tries - 1], None):
+        # gcsfs tries again for half a minute by itself.
+        for pause in (*(() if self.protocol in GCS else PAUSES[: tries - 1]), None):
             try:
                 return action(_file_system(self.protocol))
             except UserError:
@@ -318,6 +320,8 @@ def _made(protocol: str) -> Any:
         from fsspec.config import conf
     except ImportError as error:
         raise _missing_package(protocol, "fsspec") from error
+    for name in ("gcsfs", "s3fs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they log the traceback of every try; we say it once
     options: dict[str, Any] = {}
     if protocol in S3:
         given = conf.get(protocol, {}).get("config_kwargs", {})

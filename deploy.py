@@ -89,6 +89,7 @@ def new_record(args: Namespace, session: Session) -> Record:
         overrides=session.overrides,
         stages=tuple(name.strip() for name in (args.stages or "").split(",") if name.strip()),
         extras=tuple(args.extra),
+        groups=tuple(args.group),
         secrets=() if args.no_secrets else (tuple(args.secret) or None),
         gpu=args.gpu or args.gpu_type is not None,
         install_uv=args.install_uv or args.host is None,
@@ -148,11 +149,10 @@ def known_record(args: Namespace) -> tuple[Path, Record]:
 def run_start(args: Namespace) -> int:
     """Send, start, and unless told otherwise follow and fetch."""
     from common.deploy_jobs import record_path, write_record
-    from common.deploy_plan import make_plan
 
     session = load_session(args.config, args.overrides)
     record = new_record(args, session)
-    plan = make_plan(session, record.stages, record.extras, record.secrets)
+    plan = record.plan(session)
     request = None if args.host is not None else box_request(args, record.job)
     if args.dry_run:
         return print_plan(plan, record, request, as_json=args.json)
@@ -184,12 +184,11 @@ def box_request(args: Namespace, job: str) -> BoxRequest:
 
 def run_resume(args: Namespace) -> int:
     """Start again as before; a limit on the command line counts anew."""
-    from common.deploy_plan import make_plan
 
     path, record = known_record(args)
     session = load_session(record.config, record.overrides)
     record = replace(record, max_hours=args.max_hours or record.max_hours, max_idle=args.max_idle or record.max_idle)
-    plan = make_plan(session, record.stages, record.extras, record.secrets)
+    plan = record.plan(session)
     if args.dry_run:
         return print_plan(plan, record, None, as_json=args.json)
     return begin(args, plan, record, path)
@@ -285,6 +284,7 @@ def follow(args: Namespace, record: Record) -> int:
 def conclude(args: Namespace, record: Record, state: dict[str, Any]) -> int:
     """Fetch what was finished, give a rented box back when that is all, and say how the job ended."""
     from common.deploy_jobs import describe, fetch
+    from common.deploy_plan import is_shared
 
     outcomes = fetch(record)
     if args.json:
@@ -293,7 +293,7 @@ def conclude(args: Namespace, record: Record, state: dict[str, Any]) -> int:
         print_outcomes(outcomes)
     say(describe(record, state))
     finished = state["state"] == "finished"
-    everything = "://" in record.data_dir or {item.stage for item in outcomes} >= set(record.expected or ())
+    everything = is_shared(record.data_dir) or {item.stage for item in outcomes} >= set(record.expected or ())
     if record.box.name and finished and everything:
         give_back(record)
     elif record.box.name:
@@ -433,6 +433,7 @@ def make_parser() -> ArgumentParser:
     host.add_argument(
         "--extra", action="append", default=[], metavar="NAME", help="uv sync --extra, beside the config's"
     )
+    host.add_argument("--group", action="append", default=[], metavar="NAME", help="uv sync --group")
     rented = parser.add_argument_group("a rented machine")
     rented.add_argument("--gpu-type", metavar="KIND:COUNT", help="as SkyPilot calls it, for example H100:1")
     rented.add_argument("--cloud", help="runpod, lambda, aws, kubernetes, ... (default: the cheapest set up)")

@@ -18,13 +18,13 @@ from typing import Any
 
 from common.cli import human_bytes
 from common.console import many_lines, one_line, say
-from common.deploy_plan import DATA, ENVIRONMENT, Plan, refuse_missing, secret_values, shown
+from common.deploy_plan import DATA, ENVIRONMENT, Plan, is_shared, make_plan, refuse_missing, secret_values, shown
 from common.deploy_ssh import Connection, ConnectionLost, Moved
 from common.errors import CorruptArtifact, UserError
 from common.provenance import PROJECT_ROOT
 from common.provisioning import Box
-from common.stages import Outcome
-from common.store import MANIFEST, Artifact, Step, Store, acquire, open_artifact, replace_text
+from common.stages import Outcome, Session
+from common.store import MANIFEST, Artifact, Step, Store, acquire, open_artifact, open_store, replace_text
 
 FETCHED = ".fetch"
 _NAMED = re.compile(r"[A-Za-z0-9_]+/[0-9a-f]{16}")
@@ -41,7 +41,7 @@ class Record:
     Args:
         job: its name on both sides.
         root: the project's folder over there; relative to the home folder until the first connection.
-        config, overrides, stages, extras, secrets: of the command, for `resume`; secrets are names.
+        config, overrides, stages, extras, groups, secrets: of the command, for `resume`; secrets are names.
         data_dir: the data folder here, or the URL that both sides use.
         expected: stage -> key of what it makes.
     """
@@ -55,6 +55,7 @@ class Record:
     overrides: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     secrets: tuple[str, ...] | None = None
     gpu: bool = False
     install_uv: bool = False
@@ -66,6 +67,10 @@ class Record:
     def connection(self) -> Connection:
         return Connection(self.box, self.accept_new)
 
+    def plan(self, session: Session) -> Plan:
+        """What its command asks for, here and now."""
+        return make_plan(session, self.stages, extras=self.extras, groups=self.groups, secrets=self.secrets)
+
     def request(self, verb: str, **more: Any) -> dict[str, Any]:
         """A request to the agent about this job."""
         return {"verb": verb, "root": self.root, "job": self.job, **more}
@@ -73,7 +78,7 @@ class Record:
 
 def record_path(data_dir: str, job: str) -> Path:
     """Where a job is remembered; beside the artifacts, or in `data` where these are behind a URL."""
-    return Path(DATA if "://" in data_dir else data_dir) / "deploys" / f"{job}.json"
+    return Path(DATA if is_shared(data_dir) else data_dir.removeprefix("file://")) / "deploys" / f"{job}.json"
 
 
 def read_record(path: Path) -> Record | None:
@@ -312,9 +317,9 @@ def fetch(record: Record) -> list[Outcome]:
         ConnectionLost: what arrived is kept, and the next call goes on.
         CorruptArtifact: a file is not what its manifest says.
     """
-    if "://" in record.data_dir:
+    if is_shared(record.data_dir):
         return []
-    store = Store(Path(record.data_dir))
+    store = open_store(record.data_dir)
     asked = record.request("made", run=record.job, expected=dict(record.expected or {}))
     answer = record.connection.ask(asked)
     found, record = answer["artifacts"], replace(record, root=answer["root"])
@@ -325,7 +330,8 @@ def fetch(record: Record) -> list[Outcome]:
     for item in found:
         if (wanted := (record.expected or {})[item["stage"]]) != item["key"]:
             say(f"{item['stage']} {item['key']}: from here its key would be {wanted}; files or packages differ there")
-    _note_run(store, record.job, {item["stage"]: item["key"] for item in found})
+    # As a run here would: `artifacts.py gc` keeps what a run's record names.
+    store.record_run(record.job, {item["stage"]: item["key"] for item in found})
     return outcomes
 
 
@@ -394,14 +400,3 @@ def _place(store: Store, artifact: Artifact) -> None:
     for leftover in (artifact.folder.parent, artifact.folder.parent.parent):
         with suppress(OSError):
             leftover.rmdir()
-
-
-def _note_run(store: Store, job: str, keys: Mapping[str, str]) -> None:
-    """Point `data/runs/<job>.json` at what was fetched, as a run here would: `artifacts.py gc` keeps it then."""
-    path = store.root / "runs" / f"{job}.json"
-    known: dict[str, str] = {}
-    with suppress(OSError, ValueError, TypeError):
-        known = dict(json.loads(path.read_text()))
-    if keys and {**known, **keys} != known:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps({**known, **keys}, indent=1) + "\n")

@@ -17,11 +17,15 @@ from common.errors import ConfigError, MissingArtifact, UserError
 from common.hub import is_local
 from common.provenance import PROJECT_ROOT
 from common.stages import Session, Stage, run_file_name
-from common.store import Artifact
+from common.store import URL, Artifact
 from config import GenerationConfig, HubReader
 
 PIPELINE = "run_pipeline.py"
 DATA = "data"  # the data folder over there, below the project
+S3_VARIABLES = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "FSSPEC_S3"),
+)
 # Telemetry of the libraries that a stage may load, and output as it comes.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -61,7 +65,7 @@ class Plan:
         missing: (stage, key, the command that makes it) of what the scripts read and is not here.
         expected: stage -> key of what the scripts make.
         inputs: local files that the config names.
-        extras: of `uv sync`.
+        extras, groups: of `uv sync`.
         secrets: names of environment variables.
         moves_data: False where `data_dir` is a URL, which both sides read and write.
     """
@@ -76,13 +80,15 @@ class Plan:
     expected: Mapping[str, str]
     inputs: Inputs
     extras: tuple[str, ...]
+    groups: tuple[str, ...]
     secrets: tuple[str, ...]
     moves_data: bool
 
     @property
     def sync(self) -> list[str]:
         """The command that makes the environment over there."""
-        return ["uv", "sync", "--no-dev", *(word for extra in self.extras for word in ("--extra", extra))]
+        chosen = [("--extra", name) for name in self.extras] + [("--group", name) for name in self.groups]
+        return ["uv", "sync", "--no-dev", *(word for pair in chosen for word in pair)]
 
     @property
     def commands(self) -> list[list[str]]:
@@ -91,13 +97,20 @@ class Plan:
         return [["uv", "run", "--no-sync", script, self.config, *self.overrides] for script in self.scripts]
 
 
-def make_plan(session: Session, stages: Sequence[str], extras: Sequence[str], secrets: Sequence[str] | None) -> Plan:
+def make_plan(
+    session: Session,
+    stages: Sequence[str] = (),
+    *,
+    extras: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    secrets: Sequence[str] | None = None,
+) -> Plan:
     """Work out a deploy.
 
     Args:
         session: of the config, here.
         stages: names of stages or scripts; none means the pipeline.
-        extras: besides those that the settings ask for.
+        extras, groups: of `uv sync`, besides those that the settings ask for.
         secrets: names of environment variables; None means those that the scripts need and that are set here.
 
     Raises:
@@ -115,7 +128,7 @@ def make_plan(session: Session, stages: Sequence[str], extras: Sequence[str], se
         tree = Tree(
             (*tree.files, config_there), tree.bytes, tuple(name for name in tree.untracked if name != config_there)
         )
-    moves = "://" not in config.data_dir
+    moves = not is_shared(config.data_dir)
     own, needed = wanted_stages(session, scripts)
     here = {stage.name: session.find(stage) for stage in (*needed, *own)} if moves else {}
     missing = [stage for stage in needed if moves and here[stage.name] is None]
@@ -130,6 +143,7 @@ def make_plan(session: Session, stages: Sequence[str], extras: Sequence[str], se
         expected={stage.name: session.key(stage) for stage in own},
         inputs=inputs,
         extras=tuple(dict.fromkeys([*extras_of(config, scripts), *extras])),
+        groups=tuple(groups),
         secrets=tuple(secrets if secrets is not None else wanted_secrets(config, scripts)),
         moves_data=moves,
     )
@@ -137,11 +151,17 @@ def make_plan(session: Session, stages: Sequence[str], extras: Sequence[str], se
 
 def _overrides_there(session: Session, inputs: Inputs) -> tuple[str, ...]:
     """The overrides of the run over there: the user's, without folders of this machine, and those of moved files."""
-    dropped = {"data_dir", *inputs.overrides} if "://" not in session.config.data_dir else set(inputs.overrides)
+    shared, data_dir = is_shared(session.config.data_dir), session.config.data_dir
+    dropped = set(inputs.overrides) if shared else {"data_dir", *inputs.overrides}
     kept = [text for text in session.overrides if text.partition("=")[0].strip() not in dropped]
     moved = [f"{name}={value}" for name, value in inputs.overrides.items()]
-    data = [f"data_dir={DATA}"] if "://" not in session.config.data_dir and session.config.data_dir != DATA else []
+    data = [] if shared or data_dir == DATA else [f"data_dir={DATA}"]
     return (*kept, *moved, *data)
+
+
+def is_shared(data_dir: str) -> bool:
+    """Whether a data folder is behind a URL, where both machines find the same; `file://` is a folder of this one."""
+    return bool(URL.match(data_dir)) and not data_dir.startswith("file://")
 
 
 # --- scripts and stages --------------------------------------------------------------------------------------
@@ -220,12 +240,14 @@ def generates(config: Any, scripts: Iterable[str]) -> bool:
 
 
 def wanted_secrets(config: Any, scripts: Sequence[str]) -> list[str]:
-    """The variables that the scripts read and that are set here: an endpoint's key, and HF_TOKEN for the hub."""
+    """The variables that the scripts read and that are set here: an endpoint's key, HF_TOKEN for the hub, S3's."""
     asking = [item for item in _walk(config) if getattr(item, "engine", None) == "openai"]
     chosen = [item for item in asking if not isinstance(item, GenerationConfig) or generates(config, scripts)]
     names = [item.api_key_variable for item in chosen if getattr(item, "api_key_variable", "")]
     if any(_reads_hub(item) for item in _walk(config)):
         names.append("HF_TOKEN")
+    if str(_at(config, "data_dir")).startswith("s3://"):
+        names += S3_VARIABLES
     values = secret_values(names, optional=True)
     return [name for name in dict.fromkeys(names) if name in values]
 

@@ -10,6 +10,7 @@ import pytest
 from common.deploy_plan import (
     extras_of,
     generates,
+    is_shared,
     make_plan,
     scripts_of,
     secret_values,
@@ -95,12 +96,18 @@ def test_a_plan_names_what_is_missing_with_its_command_and_drops_folders_of_this
     data = f"data_dir={tmp_path}"
     path = str(ROOT / "configs" / "clustering_01_tiny.py")
     config = Config(name="x", prepare=ONE_PACKAGE, data_dir=str(tmp_path))
-    plan = make_plan(Session(config, path, (data, "embedding.dimensions=16")), ["embed_chunks"], [], None)
+    plan = make_plan(
+        Session(config, path, (data, "embedding.dimensions=16")),
+        ["embed_chunks"],
+        extras=["ray"],
+        groups=["benchmarks"],
+    )
     assert plan.config == "configs/clustering_01_tiny.py"
     assert plan.overrides == ("embedding.dimensions=16", "data_dir=data")
     ((stage, _, command),) = plan.missing
     assert stage == "documents"
     assert "prepare_data.py" in command
+    assert plan.sync == ["uv", "sync", "--no-dev", "--extra", "ray", "--group", "benchmarks"]
     assert plan.commands == [["uv", "run", "--no-sync", "embed_chunks.py", plan.config, *plan.overrides]]
     from common.deploy_plan import refuse_missing
 
@@ -143,6 +150,19 @@ def test_secrets_are_those_that_the_scripts_read_and_that_are_set(monkeypatch: p
     assert wanted_secrets(Config(name="x", prepare=ONE_PACKAGE, embedding=model), ["embed_chunks.py"]) == ["HF_TOKEN"]
 
 
+def test_a_data_folder_behind_a_url_is_both_machines_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    config = Config(name="x", prepare=ONE_PACKAGE, data_dir="s3://bucket/data")
+    assert is_shared(config.data_dir)
+    assert not is_shared(f"file://{tmp_path}")
+    assert "AWS_ACCESS_KEY_ID" in wanted_secrets(config, ["prepare_data.py"])
+    path = str(ROOT / "configs" / "clustering_01_tiny.py")
+    plan = make_plan(Session(config, path, ("data_dir=s3://bucket/data",)), ["embed_chunks"])
+    assert plan.overrides == ("data_dir=s3://bucket/data",)
+    assert (plan.moves_data, plan.artifacts, plan.missing) == (False, (), ())
+
+
 def test_a_secret_comes_from_the_environment_or_a_file_and_its_value_is_no_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -150,7 +170,8 @@ def test_a_secret_comes_from_the_environment_or_a_file_and_its_value_is_no_name(
     (tmp_path / ".env").write_text("WRITTEN=from the file\n")
     monkeypatch.setenv("EXPORTED", "from the shell")
     assert secret_values(["WRITTEN", "EXPORTED"]) == {"WRITTEN": "from the file", "EXPORTED": "from the shell"}
-    with pytest.raises(ConfigError, match="never its value"):
+    with pytest.raises(ConfigError, match="never its value") as caught:
         secret_values(["sk-abc=1"])
+    assert "sk-abc" not in str(caught.value), "it may be the value itself"
     with pytest.raises(ConfigError, match="not set"):
         secret_values(["NOT_SET_ANYWHERE"])

@@ -10,12 +10,9 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ from common.provisioning import (
     renew,
     task_text,
 )
+from tests.sshd import MISSING, Server, running_sshd
 
 REQUEST = BoxRequest("study", max_hours=4, gpu="H100", cloud="runpod", disk_gb=200)
 
@@ -84,14 +82,12 @@ if verb == "status":
 """
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cloud:
-    """The stand-in for the cloud: a home folder, an sshd, and what `sky` was told."""
+    """The stand-in for the cloud: a home folder, the boxes that it rents out, and what `sky` was told."""
 
     home: Path
-    port: int
-    key: Path
-    server: subprocess.Popen[bytes]
+    server: Server
 
     def told(self, verb: str | None = None) -> list[dict]:
         calls = map(json.loads, (self.home / "calls.jsonl").read_text().splitlines())
@@ -100,54 +96,31 @@ class Cloud:
     def refuses(self, verb: str, how: str = "sys.exit('out of H100')") -> None:
         (self.home / f"refuses_{verb}").write_text(how)
 
-    def start_again_with_another_key(self) -> None:
-        self.server.terminate()
-        self.server.wait()
-        self.server = start_sshd(self.home, self.port, "another")
-
-
-def start_sshd(folder: Path, port: int, name: str) -> subprocess.Popen[bytes]:
-    host_key = folder / f"host_{name}"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host_key], check=True)
-    options = {"Port": port, "ListenAddress": "127.0.0.1", "HostKey": host_key, "PidFile": "none", "StrictModes": "no"}
-    options |= {"AuthorizedKeysFile": folder / "key.pub", "PasswordAuthentication": "no", "UsePAM": "no"}
-    (folder / "sshd_config").write_text("".join(f'{key} "{value}"\n' for key, value in options.items()))
-    Path("/run/sshd").mkdir(exist_ok=True)
-    command = [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    for _ in range(200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return server
-        time.sleep(0.02)
-    raise AssertionError("sshd does not listen")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    def rents(self, server: Server) -> None:
+        """From now on a launch gives this box; one that is up turns into it."""
+        text = SSH_CONFIG.format(
+            name="NAME", user=getpass.getuser(), key=f"{server.folder}/client_key", port=server.port
+        )
+        (self.home / "ssh_config").write_text(text)
+        for path in (self.home / ".sky" / "generated" / "ssh").glob("*"):
+            path.write_text(text.replace("NAME", path.name))
 
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    if not (shutil.which("sshd") or Path("/usr/sbin/sshd").exists()) or os.geteuid():
-        pytest.skip("needs sshd, and a user who may start it")
+    if MISSING:
+        pytest.skip(f"not installed: {', '.join(MISSING)}")
     home = tmp_path / "a home"  # ssh takes several files in one option, parted by spaces
     (home / "bin").mkdir(parents=True)
     tool = home / "bin" / "sky"
     tool.write_text(STAND_IN.format(python=sys.executable))
     tool.chmod(0o755)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / "key"], check=True)
-    port = free_port()
-    values = {"name": "NAME", "user": getpass.getuser(), "key": f'"{home}/key"', "port": port}
-    (home / "ssh_config").write_text(SSH_CONFIG.format(**values))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("PATH", f"{home / 'bin'}:{os.environ['PATH']}")
-    rented = Cloud(home, port, home / "key", start_sshd(home, port, "first"))
-    yield rented
-    rented.server.terminate()
-    rented.server.wait()
+    with running_sshd(tmp_path / "box", {}) as server:
+        rented = Cloud(home, server)
+        rented.rents(server)
+        yield rented
 
 
 def run_there(box: Box, *command: str) -> str:
@@ -172,19 +145,21 @@ def test_from_nothing_to_a_box_and_back_to_nothing(cloud: Cloud, tmp_path: Path)
     assert all(call["usage_off"] == "1" and not call["terminal"] for call in cloud.told())
 
 
-def test_host_keys_are_checked_from_the_second_connection_on(cloud: Cloud):
+def test_host_keys_are_checked_from_the_second_connection_on(cloud: Cloud, tmp_path: Path):
     box = provision(REQUEST)
-    cloud.start_again_with_another_key()
-    with pytest.raises(UserError, match=r"does not answer over ssh.*HOST IDENTIFICATION HAS CHANGED"):
-        connect("study")
-    release(box)
-    assert provision(REQUEST).port == cloud.port  # a new box of the same name may have a new key
+    with running_sshd(tmp_path / "another", {}) as other:
+        cloud.rents(other)
+        with pytest.raises(UserError, match=r"does not answer over ssh.*HOST IDENTIFICATION HAS CHANGED"):
+            connect("study")
+        release(box)
+        assert provision(REQUEST).port == other.port  # a new box of the same name may have a new key
 
 
 def test_a_box_behind_a_proxy_command_is_reached_as_skypilot_reaches_it(cloud: Cloud):
     """On Kubernetes the config has a command with quotes in quotes; here its hop is the same sshd."""
-    hop = f"ssh -tt -i '{cloud.key}' -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -p {cloud.port} "
-    hop += f"-W '[%h]:%p' {getpass.getuser()}@127.0.0.1 -o \"SetEnv=A=B\""
+    server = cloud.server
+    hop = f"ssh -tt -i '{server.folder}/client_key' -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "
+    hop += f"-p {server.port} -W '[%h]:%p' {getpass.getuser()}@127.0.0.1 -o \"SetEnv=A=B\""
     config = cloud.home / "ssh_config"
     config.write_text(f"{config.read_text()}  ProxyCommand {hop}\n")
     box = provision(REQUEST)
@@ -348,7 +323,8 @@ def test_skypilot_itself_takes_our_words(cloud: Cloud, tmp_path: Path):
     provision(REQUEST)
     task = tmp_path / "proximity-study.yaml"
     task.write_text(task_text(REQUEST))
-    told = {"argv": [], "task": str(task), "user": getpass.getuser(), "key": str(cloud.key), "port": cloud.port}
+    told: dict[str, Any] = {"task": str(task), "user": getpass.getuser(), "port": cloud.server.port}
+    told["key"] = str(cloud.server.folder / "client_key")
     renew(connect("study"), max_hours=4)
     release(connect("study"))
     told["argv"] = [cloud.told(verb)[0]["argv"] for verb in ("launch", "status", "autostop", "down")]
@@ -369,5 +345,5 @@ def test_skypilot_itself_takes_our_words(cloud: Cloud, tmp_path: Path):
     assert (parsed["status"]["refresh"], parsed["status"]["output_format"]) == (True, "json")
     assert (answer["infra"].lower(), answer["accelerators"], answer["disk"]) == ("runpod", {"H100": 1}, 200)
     assert answer["stop"] == [True, 300, True, "none"]
-    wanted = SSH_CONFIG.format(name=f"{PREFIX}study", user=getpass.getuser(), key=cloud.key, port=cloud.port)
+    wanted = SSH_CONFIG.format(name=f"{PREFIX}study", user=getpass.getuser(), key=told["key"], port=cloud.server.port)
     assert answer["config"].strip() == wanted.strip()

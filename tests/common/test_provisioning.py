@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -201,6 +202,38 @@ def test_no_secret_goes_to_skypilots_argv_or_task(cloud: Cloud, monkeypatch: pyt
     provision(REQUEST)
     written = [path for path in cloud.home.rglob("*") if path.is_file()]
     assert len(written) > 5 and not [path for path in written if b"hf_planted_secret" in path.read_bytes()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["", "numbers.trouble=raise"])
+def test_deploy_rents_runs_fetches_and_gives_back_only_what_ended_well(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+):
+    from tests.test_deploy import STAGES, make_checkout, remote_environment
+    from tests.toy_project import CONFIG, toy_project
+
+    project = toy_project(tmp_path / "here")
+    make_checkout(project)
+    (tmp_path / "there").mkdir()
+    with monkeypatch.context() as at_home:
+        at_home.setenv("HOME", pwd.getpwuid(os.getuid()).pw_dir)  # of uv's cache
+        environment = remote_environment(tmp_path / "there")
+    with running_sshd(tmp_path / "rented", environment) as box:
+        cloud.rents(box)
+        settings = [trouble] if trouble else []
+        done = project.run("deploy.py", CONFIG, *settings, "--stages", STAGES, "--max-hours", "1")
+        verbs = [call["argv"][0] for call in cloud.told()]
+        if trouble:
+            assert done.returncode == 1 and "deploy.py release" in done.stderr, done.stderr
+            assert verbs == ["status", "launch"]
+            released = project.run("deploy.py", "release", CONFIG)
+            assert released.returncode == 0, released.stderr
+            assert cloud.told()[-1]["argv"] == ["down", "--yes", "proximity-toy"]
+        else:
+            assert done.returncode == 0, done.stderr
+            assert verbs == ["status", "launch", "down"] and "proximity-toy: given back" in done.stderr
+            assert "all whole" in project.run("artifacts.py", "verify").stdout
+            assert project.artifact("sums").is_dir()
 
 
 # --- without any cloud ----------------------------------------------------------------------------------------

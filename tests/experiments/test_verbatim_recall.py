@@ -36,7 +36,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     folder = one_thread(tmp_path_factory.mktemp("models"))
     build_language_model(folder / "untaught", dimensions=64)
     build_language_model(folder / "taught", dimensions=64)
-    train_to_recite(folder / "taught", made_up(10, seed=1))
+    train_to_recite(folder / "taught", made_up(10, seed=1), steps=70)
     return {name: folder / name for name in ("taught", "untaught")}
 
 
@@ -241,7 +241,7 @@ def test_completions_cut_by_max_tokens_are_counted(tmp_path, models):
 @pytest.mark.realdata
 def test_the_command_runs_from_any_directory(tmp_path, realdata):
     script, config = ROOT / "experiments" / "verbatim_recall.py", ROOT / "configs/experiments/recall_01_stories.py"
-    small = ["recall.known.take_rows=8", "recall.control.take_rows=20", "recall.prefix_lengths=[5]"]
+    small = ["recall.known.take_rows=8", "recall.control.take_rows=20", "recall.prefix_lengths=[5]", "recall.permutations=999"]
     sampling = "recall.models.0.generation.sampling.max_tokens=8"
     command = [sys.executable, str(script), str(config), f"data_dir={tmp_path / 'data'}", *small, sampling]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)

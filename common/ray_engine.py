@@ -66,6 +66,7 @@ QUIET = {
     # Under `uv run`, Ray would by default send the whole folder, data included, to every worker and sync it there.
     UV_VARIABLE: "0",
 }
+QUIET_INIT: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
 # --- this side: shards out, replies in -----------------------------------------------------------------------
@@ -279,19 +280,46 @@ def address_wanted() -> str:
 
 
 def _init(address: str, workers: int) -> None:
+    if address in ("", "local"):
+        _start_here(workers)
+    else:
+        _join(address)
+
+
+def _start_here(workers: int) -> None:
+    """Start a cluster on this machine. Ray gives its node 30 seconds to come up: a busy machine gets a second chance.
+
+    Raises:
+        UserError: it does not come up.
+    """
     import ray
 
-    common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address in ("", "local"):
-        # Blocks of rows that are read pass through the object store: one for each worker, and some that wait.
-        store = (1 + workers) * 75 * MEGABYTE
-        ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=store, **common)
-        return
+    # Blocks of rows that are read pass through the object store: one for each worker, and some that wait.
+    store = (1 + workers) * 75 * MEGABYTE
+    for chance in (1, 2):
+        try:
+            ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=store, **QUIET_INIT)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if chance == 2:
+                told = f"engine=ray: no cluster can be started here: {_in_a_line(error)}; engine=local needs none"
+                raise UserError(told) from error
+
+
+def _join(address: str) -> None:
+    """Connect to a cluster; our code travels there.
+
+    Raises:
+        UserError: nothing answers, or what answers is no cluster that this process can join.
+    """
+    import ray
+
     _check_address(address)
     with _tracked_code() as folder:
         environment = {"working_dir": str(folder), "env_vars": QUIET}
         try:
-            ray.init(address, runtime_env=environment, **common)
+            ray.init(address, runtime_env=environment, **QUIET_INIT)
         except Exception as error:
             raise UserError(
                 f"RAY_ADDRESS={address}: {_in_a_line(error)}; run this on a node of the cluster, or start one there: "

@@ -17,6 +17,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from sys import intern
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.cli import run_script
@@ -155,13 +156,29 @@ class EmbeddedChunks:
 
     vectors: ShardedArray
     chunk_rows: Int64[np.ndarray, " rows"]
-    ids: list[str]
+    ids: pa.ChunkedArray
+
+
+def chunk_ids_of(chunks: Artifact, rows: Int64[np.ndarray, " rows"]) -> pa.ChunkedArray:
+    """The ids of the chunks at increasing global `rows`; no Python string is kept of any."""
+    import numpy as np
+    import pyarrow as pa
+
+    from common.columns import number_column
+
+    pieces, first = [], 0
+    for table in chunks.tables("chunks-*.parquet", ["chunk_id"]):
+        low, high = np.searchsorted(rows, [first, first + len(table)])
+        pieces += table["chunk_id"].take(number_column(rows[low:high] - first)).chunks
+        first += len(table)
+    return pa.chunked_array(pieces, pa.string())
 
 
 def embedded_chunks(job: Job) -> EmbeddedChunks:
     """The inputs of the stage; the vectors stay memory-mapped, in the precision they were stored in."""
-    rows, ids = _chunk_rows(job.inputs["vectors"]), chunk_ids(job.inputs["chunks"])
-    return EmbeddedChunks(_shards(job.inputs["vectors"], "vectors-*.npy"), rows, [ids[row] for row in rows.tolist()])
+    rows = _chunk_rows(job.inputs["vectors"])
+    ids = chunk_ids_of(job.inputs["chunks"], rows)
+    return EmbeddedChunks(_shards(job.inputs["vectors"], "vectors-*.npy"), rows, ids)
 
 
 # --- the stage -----------------------------------------------------------------------------------------------
@@ -360,12 +377,15 @@ def _with_the_others(
             part.write_table(name, _joined_table(joined.raw, joined.filled, joined.strength))
         tables.append(part.read_table(name))
         on_settled(len(mine))
-    root = with_joined(grown.root, fitted, others, [path for table in tables for path in table["raw"].to_pylist()])
+    root = with_joined(grown.root, fitted, others, (path for table in tables for path in table["raw"].to_pylist()))
     validate(root)
     leaves, strength = np.empty(count, dtype=object), np.empty(count, dtype=np.float32)
     leaves[fitted], strength[fitted] = grown.filled, grown.strength
-    leaves[others] = [path for table in tables for path in table["filled"].to_pylist()]
-    strength[others] = [value for table in tables for value in table["strength"].to_pylist()]
+    for start, table in zip(range(0, len(others), JOIN_BLOCK), tables, strict=True):
+        mine = others[start : start + JOIN_BLOCK]
+        # Rows of one leaf share one string: at 60 bytes each they would be most of what is held.
+        leaves[mine] = [intern(path) for path in table["filled"].to_pylist()]
+        strength[mine] = table["strength"].to_numpy()
     return Taxonomy(root, leaves.tolist(), strength, is_fitted)
 
 
@@ -400,13 +420,13 @@ def _assignment_table(root: ClusterNode, found: Taxonomy, chunks: EmbeddedChunks
     import pyarrow as pa
 
     from common.cluster_tree import assignments
-    from common.columns import number_column, text_column
+    from common.columns import number_column, text_column, whole_text
 
     raw = assignments(root)
     return pa.table(
         {
             "chunk_row": number_column(raw.rows).cast(pa.int64()),
-            "chunk_id": text_column(chunks.ids),
+            "chunk_id": whole_text(chunks.ids),
             "path": text_column(raw.paths),
             "depth": number_column(raw.depths).cast(pa.int32()),
             "is_noise": number_column(raw.is_noise.view("uint8")).cast(pa.bool_()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cluster_corpus import chunk_ids
+from cluster_corpus import chunk_ids_of
 from common.cli import run_script
 from common.keys import keyed_settings
 from common.stages import Job, Stage
@@ -39,14 +39,13 @@ def compute_map(job: Job) -> int:
 
     settings, chunks, vectors = job.config.report, job.inputs["chunks"], job.inputs["vectors"]
     rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load().reshape(-1)
-    ids = chunk_ids(chunks)
-    chosen = sample_by_hash([ids[row] for row in rows], settings.map_points, settings.seed)
+    chosen = sample_by_hash(chunk_ids_of(chunks, rows), settings.map_points, settings.seed)
     sampled = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")]).take(chosen)
     laid_out = plane(sampled, settings.map_n_neighbors, settings.map_min_dist, settings.seed)
     columns = {"chunk_row": rows[chosen].astype(np.int64), "x": laid_out.points[:, 0], "y": laid_out.points[:, 1]}
     job.part.write_table("map.parquet", pa.table({name: pa.array(column) for name, column in columns.items()}))
-    facts = {"method": laid_out.method, "points": len(chosen), "chunks": len(ids)}
-    left_out = {"not_sampled": len(rows) - len(chosen), "without_vector": len(ids) - len(rows)}
+    facts = {"method": laid_out.method, "points": len(chosen), "chunks": chunks.rows}
+    left_out = {"not_sampled": len(rows) - len(chosen), "without_vector": chunks.rows - len(rows)}
     job.part.write_json("map.json", {**facts, **left_out})
     return len(chosen)
 

@@ -50,6 +50,14 @@ def text_column(texts: Sequence[str], most_bytes: int = MOST_BYTES) -> pa.Array:
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets.astype(np.int32)), data)
 
 
+def whole_text(column: pa.ChunkedArray, most_bytes: int = MOST_BYTES) -> pa.Array:
+    """A string column in pieces as one array; of type large_string where it holds more than `most_bytes`."""
+    import pyarrow as pa
+
+    large = column.nbytes > most_bytes
+    return (column.cast(pa.large_string()) if large else column).combine_chunks()
+
+
 class TextsOnDisk(Sequence[str]):
     """One text column of several Parquet files, numbered over all of them; a few files' texts are in memory.
 

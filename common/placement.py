@@ -150,11 +150,11 @@ def with_joined(
 
     A row whose path ends at a node with children is noise there, as a fitted one would be.
     """
-    owner = np.array(list(paths), dtype=object)
-    order = np.argsort(owner.astype(str), kind="stable") if len(owner) else np.zeros(0, dtype=np.int64)
-    names, starts = np.unique(owner[order].astype(str), return_index=True)
-    groups = np.split(joining[order], starts[1:]) if len(names) else []
-    return _joined(root, rows, dict(zip(names.tolist(), groups, strict=True)))
+    numbers: dict[str, int] = {}
+    codes = np.fromiter((numbers.setdefault(path, len(numbers)) for path in paths), np.int32, len(joining))
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(1, len(numbers)))
+    return _joined(root, rows, dict(zip(numbers, np.split(joining[order], starts), strict=False)))
 
 
 def _joined(

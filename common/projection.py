@@ -13,6 +13,7 @@ from common.recursion import one_thread, umap_points
 from common.shapes import check_shape
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from jaxtyping import Float, Int
 
 # With so few rows a neighbour graph is the whole data set; principal components show it as it is.
@@ -59,11 +60,13 @@ def principal_plane(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
     return points
 
 
-def sample_by_hash(ids: Sequence[str], count: int, seed: int) -> Int[np.ndarray, " chosen"]:
+def sample_by_hash(ids: Sequence[str] | pa.ChunkedArray, count: int, seed: int) -> Int[np.ndarray, " chosen"]:
     """Positions, increasing, of the `count` ids with the smallest hash (all of them when there are no more).
 
     A row's chance does not depend on its neighbours: adding rows to a corpus replaces few of the chosen ones.
     """
     if count >= len(ids):
         return np.arange(len(ids))
-    return np.sort(np.argsort(sample_ranks(seed, "map", ids), kind="stable")[:count])
+    pieces = [ids] if isinstance(ids, Sequence) else (piece.to_pylist() for piece in ids.chunks)
+    ranks = np.concatenate([sample_ranks(seed, "map", piece) for piece in pieces])
+    return np.sort(np.argsort(ranks, kind="stable")[:count])

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.columns import FILES_AT_HAND, TextsOnDisk, codes_of, number_column, text_column
+from common.columns import FILES_AT_HAND, TextsOnDisk, codes_of, number_column, text_column, whole_text
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -35,6 +35,14 @@ def test_more_text_than_32_bits_count_has_offsets_of_64():
     column = text_column(texts, most_bytes=10)
     assert column.type == pa.large_string()
     assert column.to_pylist() == texts
+
+
+def test_a_column_in_pieces_becomes_one():
+    pieces = pa.chunked_array([["some", "text"], [], ["more"]], pa.string())
+    assert whole_text(pieces).equals(pa.array(["some", "text", "more"]))
+    large = whole_text(pieces, most_bytes=10)
+    assert (large.type, large.to_pylist()) == (pa.large_string(), ["some", "text", "more"])
+    assert len(whole_text(pa.chunked_array([], pa.string()))) == 0
 
 
 def test_texts_on_disk_are_those_of_the_files(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from common.projection import PCA_ROWS, plane, principal_plane, sample_by_hash
@@ -86,3 +87,10 @@ def test_a_sample_is_even_stable_and_barely_moves_when_the_corpus_grows():
 def test_a_sample_of_more_than_there_is_is_everything():
     assert sample_by_hash(["a", "b"], 5, 42).tolist() == [0, 1]
     assert sample_by_hash([], 5, 42).tolist() == []
+
+
+def test_ids_in_pieces_give_the_same_sample():
+    ids = [f"document{number}#0" for number in range(300)]
+    pieces = pa.chunked_array([ids[:100], [], ids[100:]], pa.string())
+    assert sample_by_hash(pieces, 40, 42).tolist() == sample_by_hash(ids, 40, 42).tolist()
+    assert sample_by_hash(pieces, 300, 42).tolist() == list(range(300))

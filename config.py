@@ -259,7 +259,9 @@ class EmbeddingConfig(Section):
     max_attempts: int = runtime(6, ge=1, help="openai: of one request, the first included")
     max_wait: float = runtime(60.0, gt=0.0, help="openai: longest pause in seconds between two attempts")
     price_input: float | None = runtime(None, ge=0.0, help="openai: of a million tokens")
-    max_cost: float | None = runtime(None, ge=0.0, help="openai: of one run; nothing is sent that could exceed it")
+    max_cost: float | None = runtime(
+        None, ge=0.0, help="openai: of each worker in one run; nothing is sent that could exceed it"
+    )
     row_cache: bool = runtime(True, help="never embed an unchanged chunk twice, in any corpus")
 
 

@@ -220,7 +220,7 @@ def plain(session: Any) -> Passed:
     import ray.data
 
     ray.data.DataContext.get_current().target_max_block_size = RAYS_OWN_BLOCK  # ours is one shard
-    chunks = ray.data.read_parquet(files, columns=["chunk_id", "text"], override_num_blocks=len(files))
+    chunks = ray.data.read_parquet(files, override_num_blocks=len(files)).select_columns(["chunk_id", "text"])
     pool = ray.data.ActorPoolStrategy(size=session.config.workers)
     options = (str(fitted.parent.absolute()), str(out))
     done = chunks.map_batches(PlainEmbedder, fn_constructor_args=options, batch_size=None, compute=pool)

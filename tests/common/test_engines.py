@@ -96,7 +96,7 @@ def test_errors_arrive_as_they_were_raised_and_notes_once(tmp_path, capsys):
     with pytest.raises(UserError, match=r"^bad.json: is bad; mend it$"):
         totals(job, shard_workers.Refuses, [*shards(4), ("bad.json", 1)])
     assert capsys.readouterr().err == "note: the same in every process\n"
-    assert job.part.finished("0.json") and job.part.finished("3.json")
+    assert job.part.finished("0.json")  # the last ones may have been under way in the other process
     with pytest.raises(ZeroDivisionError, match="of our own") as caught:
         totals(job, shard_workers.Refuses, [("odd.json", 1), *shards(1)])
     assert "Refuses" in caught.value.__notes__[0] or "shard_workers.py" in caught.value.__notes__[0]

@@ -20,7 +20,7 @@ import numpy as np
 
 from common.arrays import ShardedArray
 from common.metrics import Metric, Operand, Scorer, pair_distances
-from common.prefix import SAMPLE_ROWS, choose_prefix, worth_trying
+from common.prefix import SAMPLE_ROWS, PrefixScorer, choose_prefix, worth_trying
 from common.shapes import check_shape
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ QUERIES_IN_TILE = 1_024
 PAIR_VALUES = 131_072
 # A query with more candidates than this in a tile gets its limit tightened by the tile's own k-th best.
 CROWD = 64
+# A prefix that would not pay is looked for again after so many times the rows.
+RETRY = 2
 # A key holds a float32 and a row number in 64 bits.
 MOST_ROWS = 2**32
 NO_NEIGHBOUR = np.uint64(2**64 - 1)
@@ -125,6 +127,8 @@ class Search:
     threads: int
     block_rows: int
     rows: int
+    seen: int = 0
+    next_try: int = 0
 
     @classmethod
     def begin(
@@ -178,13 +182,16 @@ class Search:
             if groups is None and self._may_shorten(len(vectors)):
                 run_all(work, _pieces(next(blocks), self.threads), self.threads)
                 self.best[0].shorten(_sample(vectors, SAMPLE_ROWS))
+                self.next_try = RETRY * (self.seen + min(len(vectors), self.block_rows))
             run_all(work, blocks, self.threads)
+        self.seen += len(vectors)
 
     def _may_shorten(self, rows: int) -> bool:
-        """Whether a prefix may pay, and none was looked for yet."""
+        """Whether a prefix may pay; one that did not is looked for again when more rows have made the best better."""
         best = self.best[0]
         queries, dims = best.queries.raw.shape
-        return rows > 0 and not best.tried and worth_trying(best.scorer, queries, self.rows, dims)
+        due = rows > 0 and self.seen >= self.next_try and not isinstance(best.scorer, PrefixScorer)
+        return due and worth_trying(best.scorer, queries, self.rows - self.seen, dims)
 
     def result(self) -> dict[int, Neighbours]:
         """The nearest rows seen so far, by group label, ascending."""
@@ -305,7 +312,6 @@ class Best:
     k: int
     threads: int = 1
     keys: UInt64[np.ndarray, "queries k"] = field(init=False)
-    tried: bool = field(default=False, init=False)
     lock: Lock = field(default_factory=Lock, init=False)
 
     def __post_init__(self) -> None:
@@ -313,7 +319,6 @@ class Best:
 
     def shorten(self, sample: Float[np.ndarray, "some dims"]) -> None:
         """From here on score by a prefix, if that is cheaper for rows like the sample; no thread may be scanning."""
-        self.tried = True
         worst = self.worst(np.arange(len(self.queries.raw)))
         if np.isfinite(worst).all():
             shorter = choose_prefix(self.scorer, sample, self.queries.raw, worst)

@@ -126,7 +126,7 @@ def test_a_driver_that_is_stopped_among_its_answers_goes_on_with_those_it_has(pr
     process.send_signal(ending)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == (130 if ending == signal.SIGINT else -ending), told
-    assert_all_end(everything)
+    assert_all_end(everything, 180)
     kept = answers_in(cache)
     assert 12 <= kept < 100
     found = finish(project, start_job(project, data, *engine), data)

@@ -91,6 +91,19 @@ def test_every_sample_has_its_rollout(tmp_path, server):
     assert stats["completion_tokens"] == sum(each.completion_tokens or 0 for each in rollouts)
 
 
+def test_an_endpoint_is_asked_from_here_on_any_engine(tmp_path, server, monkeypatch):
+    """With engine=ray: the same key and answers, and no cluster is looked for."""
+    config = make_config(tmp_path, server)
+    here = list(load_rollouts(run(config)))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # where nothing answers
+    cluster = replace(config, engine="ray", workers=4, data_dir=str(tmp_path / "other"))
+    there = run(cluster)
+    assert there.key == run(config).key
+    assert [replace(each, latency=None) for each in load_rollouts(there)] == [
+        replace(each, latency=None) for each in here
+    ]
+
+
 def test_columns_for_other_stages(tmp_path, server):
     table = run(make_config(tmp_path, server)).table("rollouts-00000.parquet")
     row = table.to_pylist()[3]

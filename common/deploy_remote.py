@@ -429,7 +429,7 @@ def stop(request: Json) -> Json:
     holder = read_json(folder / "pid.json")
     killed = 0
     if before["state"] == "running":
-        os.kill(holder["pid"], signal.SIGTERM)
+        signal_all([holder["pid"]], signal.SIGTERM)  # it may have ended at this moment
         limit = time.monotonic() + request.get("grace", GRACE) + 5
         while state_of(folder)["state"] == "running" and time.monotonic() < limit:
             time.sleep(0.05)

@@ -166,7 +166,8 @@ def descendants(process: int, pattern: str = "") -> list[int]:
     return [one for one, _, command in known if one in family - {process} and re.search(pattern, command)]
 
 
-def assert_all_end(remaining: list[int], seconds: float = 60) -> None:
+def assert_all_end(remaining: list[int], seconds: float = 180) -> None:
+    """Wait for the end of processes; after a SIGKILL, Ray's agents look for their parent once in a while only."""
     deadline = time.monotonic() + seconds
     while left := [process for process in remaining if alive(process)]:
         assert time.monotonic() < deadline, left

@@ -22,8 +22,6 @@ from common.dedup import DIGEST_BYTES, first_occurrences
 from common.neighbours import blocks_of, decode, encode, top_k
 from common.shapes import check_shape
 from common.spread_search import (
-    MOST_RANGES,
-    RANGE_ROWS,
     Span,
     finished_parts,
     lay_out,
@@ -31,8 +29,8 @@ from common.spread_search import (
     part_file,
     part_of,
     planned_rows,
+    row_spans,
     sharing,
-    spans,
     spread_top_k_per_group,
     threads_of,
 )
@@ -221,7 +219,7 @@ def _shared_nearest_query(
     job: Job, vectors: ShardedArray, queries: Float[np.ndarray, "queries dims"], metric: Metric, threads: int
 ) -> NearestQuery:
     arrays = {"queries": queries, **planned_rows(vectors)}
-    parts = spans(len(vectors), RANGE_ROWS, MOST_RANGES)
+    parts = row_spans(len(vectors), len(queries))
     plan = lay_out(job, "nearest-query", {"metric": metric, "rows": len(vectors)}, arrays, parts)
     make_worker = partial(NearestQueryWorker, plan.folder, threads)
     distance, query = decode(np.concatenate(list(finished_parts(job, plan, make_worker, "chunks' queries"))))

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 
 # Pairs (row, query) that one core compares in some ten seconds at 384 dimensions: below this, no worker is started.
 LEAST_PAIRS = 1_000_000_000
-# A range is a block of rows at least; of more ranges than this, each would be too short to be worth its file.
-RANGE_ROWS = 16_384
+# A range is a block of rows at least, and of so many pairs that what a cluster spends on a part (0.2 CPU-s) is little
+# beside it; but no longer than is good for reading, and for what a lost worker costs. More than 256 are not worth it.
+RANGE_ROWS, RANGE_PAIRS, READ_ROWS = 16_384, 200_000_000, 250_000
 MOST_RANGES = 256
 
 
@@ -91,6 +92,11 @@ def spans(total: int, least: int, most: int, step: int = 1) -> list[Span]:
     size = max(least, -(-total // most))
     size = -(-size // step) * step
     return [Span(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def row_spans(rows: int, queries: int) -> list[Span]:
+    """The ranges of rows of a search with so many queries."""
+    return spans(rows, max(RANGE_ROWS, min(RANGE_PAIRS // max(queries, 1), READ_ROWS)), MOST_RANGES)
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ def _shared(
     merged = Search.begin(queries, k, metric, sizes, threads=1)
     arrays = {"queries": queries, **planned_rows(vectors), **({} if groups is None else {"groups": groups})}
     facts = {"k": k, "metric": metric, "sizes": [[label, size] for label, size in sizes.items()]}
-    plan = lay_out(job, "nearest", facts, arrays, spans(len(vectors), RANGE_ROWS, MOST_RANGES))
+    plan = lay_out(job, "nearest", facts, arrays, row_spans(len(vectors), len(queries)))
     make_worker = partial(NearestWorker, plan.folder, block_rows, threads)
     for pairs in finished_parts(job, plan, make_worker, "search"):
         _merge(merged.best, pairs, len(queries))

@@ -66,7 +66,7 @@ def start_job(project: Project, data: str, *overrides: str) -> Any:
 
 def finish(project: Project, process: Any, data: str) -> dict[str, Any]:
     """Wait for the end; checksums of all files, and the rollouts without the time that they took."""
-    _, told = process.communicate(timeout=550)
+    _, told = process.communicate(timeout=900)
     assert process.returncode == 0, told
     return results(project, data)
 
@@ -94,7 +94,7 @@ def killed(project: Project, data: str) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("engine", [TWO, RAY], ids=["processes", "ray"])
 def test_several_workers_and_one_of_each_killed_make_the_bytes_of_one_process(project, wanted, engine):
     if engine is RAY:
@@ -110,7 +110,7 @@ def test_several_workers_and_one_of_each_killed_make_the_bytes_of_one_process(pr
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("engine", [TWO, RAY], ids=["processes", "ray"])
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_that_is_stopped_among_its_answers_goes_on_with_those_it_has(project, wanted, engine, ending):
@@ -121,7 +121,7 @@ def test_a_driver_that_is_stopped_among_its_answers_goes_on_with_those_it_has(pr
     with_vectors(project, data)
     cache = project.folder / data / "cache" / "requests.sqlite"
     process = start_job(project, data, *engine)
-    wait_for(lambda: answers_in(cache) >= 12, process, 300)
+    wait_for(lambda: answers_in(cache) >= 12, process, 540)
     everything = descendants(process.pid)
     process.send_signal(ending)
     told = process.communicate(timeout=60)[1]

@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ranking
-from common import similarity, spread_search
+from common import spread_search
 from common.arrays import SelectedRows, ShardedArray
 from common.errors import UserError
 from common.metrics import UnusableVector
 from common.neighbours import Neighbours, top_k, top_k_per_group
 from common.progress import Progress
 from common.similarity import NearestQuery, nearest_query
-from common.spread_search import spans, spread_top_k, spread_top_k_per_group, stored_vectors
+from common.spread_search import row_spans, spans, spread_top_k, spread_top_k_per_group, stored_vectors
 from common.stages import Job
 from common.store import Artifact, Part, Step, Store
 from config import Config
@@ -70,9 +70,9 @@ def ranges(monkeypatch) -> Callable[..., None]:
     """Make everything worth workers, cut into pieces of so many rows and blocks of so many queries."""
 
     def cut(rows: int, queries: int = 8, *, most: int = 1_000, workers: int = 3, seed: int = 0) -> None:
-        for module in (spread_search, similarity):
-            monkeypatch.setattr(module, "RANGE_ROWS", rows)
-            monkeypatch.setattr(module, "MOST_RANGES", most)
+        monkeypatch.setattr(spread_search, "RANGE_ROWS", rows)
+        monkeypatch.setattr(spread_search, "RANGE_PAIRS", 0)
+        monkeypatch.setattr(spread_search, "MOST_RANGES", most)
         monkeypatch.setattr(spread_search, "LEAST_PAIRS", 0)
         monkeypatch.setattr(spread_search, "map_shards", dealt(seed, workers))
         monkeypatch.setattr(ranking, "MOST_QUERIES", queries)
@@ -159,6 +159,7 @@ def test_two_processes_find_what_one_does(tmp_path, monkeypatch):
     job = make_job(tmp_path, vectors, (700,))
     monkeypatch.setattr(spread_search, "LEAST_PAIRS", 0)
     monkeypatch.setattr(spread_search, "RANGE_ROWS", 300)
+    monkeypatch.setattr(spread_search, "RANGE_PAIRS", 0)
     stored = stored_vectors(job.inputs["vectors"])
     assert same_bytes(spread_top_k(job, stored, queries, 5), top_k(stored, queries, 5))
     assert len(list(job.part.path.glob("scratch/nearest-*/0*.npy"))) == 7
@@ -274,6 +275,12 @@ def test_spans_cover_everything_once_in_few_and_even_pieces(total, least, most, 
     assert len(found) <= most
     assert all(part.first % step == 0 for part in found)
     assert all(part.stop - part.first >= least for part in found[:-1])
+
+
+def test_ranges_are_of_work_that_is_worth_a_part_and_no_longer_than_is_good_for_reading():
+    assert [len(row_spans(rows, queries)) for rows, queries in ((1_000_000, 1_000), (1_000_000, 1))] == [5, 4]
+    assert [part.stop - part.first for part in row_spans(100_000_000, 1_319)][:2] == [390_625, 390_625]
+    assert len(row_spans(100_000_000, 1_000_000)) == 256
 
 
 def test_neighbours_and_ranks_are_what_their_types_say(tmp_path, ranges):

@@ -77,6 +77,7 @@ def share_everything() -> None:
     small: list[tuple[ModuleType, str, object]] = [
         (spread_search, "LEAST_PAIRS", 0),
         (spread_search, "RANGE_ROWS", 1_000),
+        (spread_search, "RANGE_PAIRS", 0),
         (ranking, "MOST_QUERIES", 4),
         (rollout, "SHARD_REQUESTS", 40),
         (generation, "WINDOW", 40),

@@ -238,6 +238,10 @@ def connect(workers: int) -> None:
         UserError: Ray is not installed, the cluster cannot be reached, or it has no CPU.
     """
     os.environ.update(QUIET)
+    address = address_wanted()
+    if address not in ("", "local") and (Path.home() / ".ray" / "auth_token").is_file():
+        # As `ray start` does where there is a token. Ray reads it when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
         import ray.data
@@ -247,7 +251,7 @@ def connect(workers: int) -> None:
         # Somebody may have imported Ray before.
         vars(sys.modules["ray._private.ray_constants"])[UV_VARIABLE] = False
         with _without_stderr():
-            _init(address_wanted(), workers)
+            _init(address, workers)
         atexit.register(ray.shutdown)
         # Ray tells of lost workers on standard output, which is for results; we tell of them ourselves.
         vars(sys.modules["ray._private.worker"])["print_to_stdstream"] = lambda *_, **__: None
@@ -322,8 +326,8 @@ def _join(address: str) -> None:
             ray.init(address, runtime_env=environment, **QUIET_INIT)
         except Exception as error:
             raise UserError(
-                f"RAY_ADDRESS={address}: {_in_a_line(error)}; run this on a node of the cluster, or start one there: "
-                "ray start --address=HEAD:6379"
+                f"RAY_ADDRESS={address}: {_in_a_line(error)}; run this on a node of the cluster "
+                "(ray start --address=HEAD:6379 makes one), with the cluster's ~/.ray/auth_token if it has one"
             ) from error
 
 

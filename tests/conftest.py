@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -15,6 +16,11 @@ import pytest
 # is imported, and for what tests start too; a test of threads sets its own.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+if "numpy" in sys.modules:
+    # Without workers, a plugin of pytest has imported it by now, and the variables come too late.
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(limits=int(os.environ["OPENBLAS_NUM_THREADS"]))
 
 REAL_DATA_VARIABLE = "CORPUS_PROXIMITY_REALDATA"
 MOST_WORKERS, WORKER_GIGABYTES = 8, 2

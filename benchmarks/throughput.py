@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -120,21 +120,26 @@ def many(texts: Sequence[str], count: int) -> Iterator[str]:
 
 
 def write_corpus(folder: Path, sizes: Sequence[int]) -> None:
-    """A file of documents for each size, the questions, and the two models."""
+    """A file of documents for each size, the questions, and the two models; what is there already is kept."""
     texts = base_texts()
+    _write_lines(folder / "questions.jsonl", questions())
     for size in sizes:
         rows = ({"id": f"d{number}", "text": text} for number, text in enumerate(many(texts, size)))
         _write_lines(folder / f"documents-{size}.jsonl", rows)
-    _write_lines(folder / "questions.jsonl", questions())
-    build_minilm(folder / "minilm", texts[:5_000])
+    if not (folder / "minilm").exists():
+        build_minilm(folder / "unfinished", texts[:5_000])
+        (folder / "unfinished").rename(folder / "minilm")
     if not os.environ.get("CORPUS_PROXIMITY_REALDATA"):
         from tests.models import build_static
 
         build_static(folder / "static", dimensions=128)
 
 
-def _write_lines(path: Path, rows: Any) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def _write_lines(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    if not path.exists():
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        unfinished.replace(path)
 
 
 def questions() -> Iterator[dict[str, str]]:

@@ -258,8 +258,6 @@ def connect(workers: int) -> None:
     _set_context()
     if ray.cluster_resources().get("CPU", 0) < 1:
         raise UserError("engine=ray: the cluster has no node with a CPU; start one: ray start --address=HEAD")
-    if ray.available_resources().get("CPU", 0) < 1:
-        say(f"ray: no CPU of the cluster is free; waiting for one, at most {WAIT_SECONDS // 60} minutes")
 
 
 @contextmanager
@@ -329,6 +327,8 @@ def _join(address: str) -> None:
                 f"RAY_ADDRESS={address}: {_in_a_line(error)}; run this on a node of the cluster "
                 "(ray start --address=HEAD:6379 makes one), with the cluster's ~/.ray/auth_token if it has one"
             ) from error
+    if ray.available_resources().get("CPU", 0) < 1:
+        say(f"ray: no CPU of the cluster is free; waiting for one, at most {WAIT_SECONDS // 60} minutes")
 
 
 def _check_address(address: str) -> None:

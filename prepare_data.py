@@ -18,9 +18,9 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -320,13 +320,11 @@ class Staged:
         return self._array(f"{shard.name}.shingles.npy")[offsets[local] : offsets[local + 1]]
 
     @cached_property
-    def _open_arrays(self) -> dict[str, np.ndarray]:
-        return {}
+    def _array(self) -> Callable[[str], np.ndarray]:
+        """A file as a memory map; few stay open (`OPEN_SHARDS`), since each holds a file descriptor."""
+        from common.arrays import OPEN_SHARDS
 
-    def _array(self, name: str) -> np.ndarray:
-        if name not in self._open_arrays:
-            self._open_arrays[name] = self.part.read_array(name)
-        return self._open_arrays[name]
+        return lru_cache(OPEN_SHARDS)(self.part.read_array)
 
     def tables(self, rows: Int[np.ndarray, " n"], columns: list[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
         """(rows, their table), shard by shard, for increasing row numbers."""

@@ -143,7 +143,7 @@ config = Config(
 PREPARE, EMBED, CLUSTER, NAME = (
     str(ROOT / f"{name}.py") for name in ("prepare_data", "embed_chunks", "cluster_corpus", "name_clusters")
 )
-SEARCH, REPORT = str(ROOT / "search.py"), str(ROOT / "report.py")
+SEARCH, ANNOTATE, REPORT = (str(ROOT / f"{name}.py") for name in ("search", "annotate_with_clusters", "report"))
 SHARD = re.compile(r"(?:documents|chunks|vectors|rows)-(\d{5})\.")
 
 
@@ -248,7 +248,7 @@ def test_the_whole_main_job_killed_all_along(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole, job = main_job(tmp_path / "whole", 500), main_job(tmp_path / "killed", 500)
-    for script in (PREPARE, EMBED, SEARCH, CLUSTER, NAME, REPORT):
+    for script in (PREPARE, EMBED, SEARCH, CLUSTER, NAME, ANNOTATE, REPORT):
         last = moments(whole, script, "job.py")
         for moment in sorted({0, last // 3, 2 * last // 3, last - 2}):
             done = job.run(str(ROOT / "tests" / "killed_at.py"), str(moment), "before", script, "job.py")

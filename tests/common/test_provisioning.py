@@ -225,13 +225,13 @@ def test_deploy_rents_runs_fetches_and_gives_back_only_what_ended_well(
         verbs = [call["argv"][0] for call in cloud.told()]
         if trouble:
             assert done.returncode == 1 and "deploy.py release" in done.stderr, done.stderr
-            assert verbs == ["status", "launch"]
+            assert verbs == ["status", "launch", "autostop"]
             released = project.run("deploy.py", "release", CONFIG)
             assert released.returncode == 0, released.stderr
             assert cloud.told()[-1]["argv"] == ["down", "--yes", "proximity-toy"]
         else:
             assert done.returncode == 0, done.stderr
-            assert verbs == ["status", "launch", "down"] and "proximity-toy: given back" in done.stderr
+            assert verbs == ["status", "launch", "autostop", "down"] and "proximity-toy: given back" in done.stderr
             assert "all whole" in project.run("artifacts.py", "verify").stdout
             assert project.artifact("sums").is_dir()
 

@@ -55,7 +55,8 @@ def requests(settings: GenerationConfig, texts: list[str] = TEXTS) -> list[Reque
 
 
 def calls(settings: GenerationConfig, texts: list[str] = TEXTS) -> list[Call]:
-    return [make_call(each, settings, engine_identity(settings, Path())) for each in requests(settings, texts)]
+    identity = engine_identity(settings, Path(settings.model).parent / "hashes")
+    return [make_call(each, settings, identity) for each in requests(settings, texts)]
 
 
 def untimed(rollouts: list[Rollout]) -> list[Rollout]:

@@ -260,7 +260,33 @@ class Purse:
             self._changed.notify_all()
 
 
-class Budget:
+class Spending:
+    """What calls of one kind may still cost, out of a purse."""
+
+    purse: Purse
+
+    @property
+    def limit(self) -> float | None:
+        return self.purse.limit
+
+    @property
+    def spent(self) -> float:
+        return self.purse.spent
+
+    def most(self, call: Any) -> float:
+        """The most that one attempt at a call can cost."""
+        raise NotImplementedError
+
+    async def reserve(self, call: Any) -> int | None:
+        """As `Purse.reserve`, for the most that a call can cost."""
+        return await self.purse.reserve(self.most(call))
+
+    async def settle(self, ticket: int, cost: float | None) -> None:
+        """As `Purse.settle`."""
+        await self.purse.settle(ticket, cost)
+
+
+class Budget(Spending):
     """What the calls of one model may still spend: a purse, its own or one that it shares, at the model's prices."""
 
     def __init__(self, settings: GenerationConfig, purse: Purse | None = None) -> None:
@@ -275,25 +301,9 @@ class Budget:
             whose = f" of {settings.model}" if purse else ""
             raise ConfigError(f"generation.max_cost needs generation.price_input and generation.price_output{whose}")
 
-    @property
-    def limit(self) -> float | None:
-        return self.purse.limit
-
-    @property
-    def spent(self) -> float:
-        return self.purse.spent
-
     def most(self, call: Call) -> float:
-        """The most that one attempt at a call can cost."""
+        """As `Spending.most`."""
         return price_of(most_prompt_tokens(call), call.sampling.max_tokens, self.settings) or 0.0
-
-    async def reserve(self, call: Call) -> int | None:
-        """As `Purse.reserve`, for the most that a call can cost."""
-        return await self.purse.reserve(self.most(call))
-
-    async def settle(self, ticket: int, cost: float | None) -> None:
-        """As `Purse.settle`."""
-        await self.purse.settle(ticket, cost)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ import numpy as np
 
 from common.console import one_line
 from common.errors import ConfigError, UserError
-from common.generation import Purse, money
+from common.generation import Purse, Spending, money
 from common.keys import digest
 from common.openai_engine import Line, api_key, call_headers, checked_url, open_client, refuse_status, run_workers
 from common.openai_wire import invalid_reply, parsed, refuse_error
@@ -247,7 +247,7 @@ def run_here(work: Coroutine[Any, Any, Result]) -> Result:
         return thread.submit(lambda: asyncio.run(work)).result()
 
 
-class Allowance:
+class Allowance(Spending):
     """What requests may still cost, at the stated price."""
 
     def __init__(self, config: EmbeddingConfig, spent: float) -> None:
@@ -255,21 +255,9 @@ class Allowance:
         self.purse = Purse(config.max_cost)
         self.purse.spent = spent
 
-    @property
-    def limit(self) -> float | None:
-        return self.purse.limit
-
-    @property
-    def spent(self) -> float:
-        return self.purse.spent
-
-    async def reserve(self, call: Batch) -> int | None:
-        """As `Purse.reserve`, for the most that a request can cost: no tokenizer makes more tokens than bytes."""
-        return await self.purse.reserve(sum(len(text.encode()) for text in call.texts) * self.price / 1e6)
-
-    async def settle(self, ticket: int, cost: float | None) -> None:
-        """As `Purse.settle`."""
-        await self.purse.settle(ticket, cost)
+    def most(self, call: Batch) -> float:
+        """As `Spending.most`: no tokenizer makes more tokens than bytes."""
+        return sum(len(text.encode()) for text in call.texts) * self.price / 1e6
 
 
 class EmbeddingLine(Line[Batch, Vectors]):

@@ -165,10 +165,10 @@ def load_fitted(chunks: Artifact, vectors: Artifact, clusters: Artifact, setting
     """
     import numpy as np
 
-    from common.arrays import ShardedArray
+    from common.arrays import ShardedArray, stored_vectors
     from common.assignment import encode_paths
 
-    stored = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")])
+    stored = stored_vectors(vectors)
     rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load()
     column = "filled_path" if settings.labels == "filled" else "path"
     table = clusters.table("assignments.parquet", ["chunk_row", column])

@@ -165,10 +165,10 @@ def load_fitted(vectors: Artifact, clusters: Artifact) -> Fitted:
     """
     import numpy as np
 
-    from common.arrays import ShardedArray
+    from common.arrays import ShardedArray, stored_vectors
     from common.placement import FittedPaths
 
-    stored = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")])
+    stored = stored_vectors(vectors)
     rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load().reshape(-1)
     table = clusters.table("assignments.parquet", ["chunk_row", "path", "filled_path"])
     if not np.array_equal(table["chunk_row"].to_numpy(), rows):

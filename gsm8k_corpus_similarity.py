@@ -226,7 +226,7 @@ def load_corpus(job: Job) -> Corpus:
     """The vectors of a finished corpus, with some documents of every stage held out by a hash of their ids."""
     import numpy as np
 
-    from common.arrays import ShardedArray
+    from common.arrays import ShardedArray, stored_vectors
     from common.similarity import distinct_rows
 
     chunks, vectors = job.inputs["chunks"], job.inputs["vectors"]
@@ -238,7 +238,7 @@ def load_corpus(job: Job) -> Corpus:
     rows, digests = shards.load(), text_digests(chunks)
     held_out, null_rows = hold_out(job, rows, stage, len(stages))
     return Corpus(
-        stored=ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")]),
+        stored=stored_vectors(vectors),
         rows=rows,
         stages=tuple(stages),
         stage=stage,

@@ -34,13 +34,13 @@ def compute_map(job: Job) -> int:
     import numpy as np
     import pyarrow as pa
 
-    from common.arrays import ShardedArray
+    from common.arrays import ShardedArray, stored_vectors
     from common.projection import plane, sample_by_hash
 
     settings, chunks, vectors = job.config.report, job.inputs["chunks"], job.inputs["vectors"]
     rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load().reshape(-1)
     chosen = sample_by_hash(chunk_ids_of(chunks, rows), settings.map_points, settings.seed)
-    sampled = ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")]).take(chosen)
+    sampled = stored_vectors(vectors).take(chosen)
     laid_out = plane(sampled, settings.map_n_neighbors, settings.map_min_dist, settings.seed)
     columns = {"chunk_row": rows[chosen].astype(np.int64), "x": laid_out.points[:, 0], "y": laid_out.points[:, 1]}
     job.part.write_table("map.parquet", pa.table({name: pa.array(column) for name, column in columns.items()}))

@@ -165,8 +165,7 @@ def search(
     """
     import numpy as np
 
-    from common.arrays import ShardedArray
-    from common.spread_search import stored_vectors
+    from common.arrays import ShardedArray, stored_vectors
 
     stored = stored_vectors(vectors)
     rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])

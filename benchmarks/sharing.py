@@ -94,8 +94,8 @@ def make_vectors(folder: Path, args: Namespace) -> None:
 def passed(folder: str, task: str, engine: str, workers: int, ranked: int) -> Passed:
     """Do one task by one engine."""
     from common import spread_search
+    from common.arrays import stored_vectors
     from common.progress import Progress
-    from common.spread_search import stored_vectors
     from common.stages import Job
     from common.store import Part, Step, Store
     from config import Config

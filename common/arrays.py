@@ -12,6 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Int, Shaped
 
+    from common.store import Artifact
+
 
 # A memory map holds a file descriptor, and a process has about a thousand: keep few shards open.
 OPEN_SHARDS = 64
@@ -145,3 +147,8 @@ def _header(path: Path) -> tuple[np.dtype, tuple[int, ...]]:
     """dtype and shape of a `.npy` file, from its header."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return array.dtype, array.shape
+
+
+def stored_vectors(vectors: Artifact) -> ShardedArray:
+    """All vectors of a finished artifact."""
+    return ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")])

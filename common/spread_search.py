@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.arrays import RowRange, SelectedRows, ShardedArray
+from common.arrays import RowRange, SelectedRows, ShardedArray, stored_vectors
 from common.engines import map_shards
 from common.keys import digest
 from common.neighbours import NO_NEIGHBOUR, Search, core_count, group_sizes, top_k, top_k_per_group
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from common.metrics import Metric
     from common.neighbours import Best, Neighbours
     from common.stages import Job
-    from common.store import Artifact
 
 # Pairs (row, query) that one core compares in some ten seconds at 384 dimensions: below this, no worker is started.
 LEAST_PAIRS = 1_000_000_000
@@ -164,11 +163,6 @@ def scratch_array(job: Job, folder: str, name: str) -> np.ndarray | None:
 
 
 # --- which rows ----------------------------------------------------------------------------------------------
-
-
-def stored_vectors(vectors: Artifact) -> ShardedArray:
-    """All vectors of a finished artifact."""
-    return ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")])
 
 
 def chosen_rows(vectors: ShardedArray) -> Int64[np.ndarray, " rows"] | None:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 import ranking
 from common import spread_search
-from common.arrays import SelectedRows, ShardedArray
+from common.arrays import SelectedRows, ShardedArray, stored_vectors
 from common.errors import UserError
 from common.metrics import UnusableVector
 from common.neighbours import Neighbours, top_k, top_k_per_group
 from common.progress import Progress
 from common.similarity import NearestQuery, nearest_query
-from common.spread_search import row_spans, spans, spread_top_k, spread_top_k_per_group, stored_vectors
+from common.spread_search import row_spans, spans, spread_top_k, spread_top_k_per_group
 from common.stages import Job
 from common.store import Artifact, Part, Step, Store
 from config import Config

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from common.errors import ConfigError
-from common.generation import Budget, Call, Deliver, OnText, money, price_of
+from common.generation import Budget, Call, Deliver, OnText, Spending, money, price_of
 from common.openai_wire import (
     CallError,
     StreamedReply,
@@ -67,17 +67,6 @@ class EndpointSettings(Protocol):
     def max_attempts(self) -> int: ...
     @property
     def max_wait(self) -> float: ...
-
-
-class Allowance(Protocol):
-    """What may still be spent: `common.generation.Budget`, or its like for what is sent elsewhere."""
-
-    @property
-    def limit(self) -> float | None: ...
-    @property
-    def spent(self) -> float: ...
-    async def reserve(self, call: Any) -> int | None: ...
-    async def settle(self, ticket: int, cost: float | None) -> None: ...
 
 
 class Paid(Protocol):
@@ -224,7 +213,7 @@ class Line(Generic[Sent, Reply]):
     """
 
     def __init__(
-        self, client: AsyncOpenAI, settings: EndpointSettings, budget: Allowance, key: str, section: str
+        self, client: AsyncOpenAI, settings: EndpointSettings, budget: Spending, key: str, section: str
     ) -> None:
         self.client, self.endpoint, self.budget, self.key, self.section = client, settings, budget, key, section
         self.stopped: str | None = None

@@ -165,11 +165,11 @@ def load_fitted(chunks: Artifact, vectors: Artifact, clusters: Artifact, setting
     """
     import numpy as np
 
-    from common.arrays import ShardedArray, stored_vectors
+    from common.arrays import stored_rows, stored_vectors
     from common.assignment import encode_paths
 
     stored = stored_vectors(vectors)
-    rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load()
+    rows = stored_rows(vectors).load()
     column = "filled_path" if settings.labels == "filled" else "path"
     table = clusters.table("assignments.parquet", ["chunk_row", column])
     if not np.array_equal(table["chunk_row"].to_numpy(), rows):

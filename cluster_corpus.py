@@ -132,17 +132,9 @@ class LoadedVectors:
 
 def load_vectors(vectors: Artifact) -> LoadedVectors:
     """Every vector, in memory, with its global chunk row."""
-    return LoadedVectors(_shards(vectors, "vectors-*.npy").load(), _chunk_rows(vectors))
+    from common.arrays import stored_rows, stored_vectors
 
-
-def _shards(vectors: Artifact, pattern: str) -> ShardedArray:
-    from common.arrays import ShardedArray
-
-    return ShardedArray([vectors.path(name) for name in vectors.names(pattern)])
-
-
-def _chunk_rows(vectors: Artifact) -> Int64[np.ndarray, " rows"]:
-    return _shards(vectors, "rows-*.npy").load().reshape(-1)
+    return LoadedVectors(stored_vectors(vectors).load(), stored_rows(vectors).load())
 
 
 def chunk_ids(chunks: Artifact) -> list[str]:
@@ -176,9 +168,11 @@ def chunk_ids_of(chunks: Artifact, rows: Int64[np.ndarray, " rows"]) -> pa.Chunk
 
 def embedded_chunks(job: Job) -> EmbeddedChunks:
     """The inputs of the stage; the vectors stay memory-mapped, in the precision they were stored in."""
-    rows = _chunk_rows(job.inputs["vectors"])
+    from common.arrays import stored_rows, stored_vectors
+
+    rows = stored_rows(job.inputs["vectors"]).load()
     ids = chunk_ids_of(job.inputs["chunks"], rows)
-    return EmbeddedChunks(_shards(job.inputs["vectors"], "vectors-*.npy"), rows, ids)
+    return EmbeddedChunks(stored_vectors(job.inputs["vectors"]), rows, ids)
 
 
 # --- the stage -----------------------------------------------------------------------------------------------

@@ -165,11 +165,11 @@ def load_fitted(vectors: Artifact, clusters: Artifact) -> Fitted:
     """
     import numpy as np
 
-    from common.arrays import ShardedArray, stored_vectors
+    from common.arrays import stored_rows, stored_vectors
     from common.placement import FittedPaths
 
     stored = stored_vectors(vectors)
-    rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load().reshape(-1)
+    rows = stored_rows(vectors).load()
     table = clusters.table("assignments.parquet", ["chunk_row", "path", "filled_path"])
     if not np.array_equal(table["chunk_row"].to_numpy(), rows):
         raise CorruptArtifact(f"{clusters.place}: its chunks are not those of {vectors.place}; {clusters.repair}")

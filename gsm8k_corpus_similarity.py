@@ -226,11 +226,11 @@ def load_corpus(job: Job) -> Corpus:
     """The vectors of a finished corpus, with some documents of every stage held out by a hash of their ids."""
     import numpy as np
 
-    from common.arrays import ShardedArray, stored_vectors
+    from common.arrays import stored_rows, stored_vectors
     from common.similarity import distinct_rows
 
     chunks, vectors = job.inputs["chunks"], job.inputs["vectors"]
-    shards = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])
+    shards = stored_rows(vectors)
     stages, stage = stage_groups(chunks, shards)
     empty = [name for number, name in enumerate(stages) if not (stage == number).any()]
     if empty:

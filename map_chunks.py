@@ -34,11 +34,11 @@ def compute_map(job: Job) -> int:
     import numpy as np
     import pyarrow as pa
 
-    from common.arrays import ShardedArray, stored_vectors
+    from common.arrays import stored_rows, stored_vectors
     from common.projection import plane, sample_by_hash
 
     settings, chunks, vectors = job.config.report, job.inputs["chunks"], job.inputs["vectors"]
-    rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")]).load().reshape(-1)
+    rows = stored_rows(vectors).load()
     chosen = sample_by_hash(chunk_ids_of(chunks, rows), settings.map_points, settings.seed)
     sampled = stored_vectors(vectors).take(chosen)
     laid_out = plane(sampled, settings.map_n_neighbors, settings.map_min_dist, settings.seed)

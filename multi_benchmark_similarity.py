@@ -130,15 +130,12 @@ BENCHMARKS = Stage(
 
 def load_stored(inputs: Mapping[str, Artifact]) -> Stored:
     """The vectors, in shards on disk, and the stage of each."""
-    from common.arrays import ShardedArray
+    from common.arrays import stored_rows, stored_vectors
     from common.benchmark_scores import Stored
 
-    vectors = inputs["vectors"]
-    stored, rows = (
-        ShardedArray([vectors.path(name) for name in vectors.names(f"{kind}-*.npy")]) for kind in ("vectors", "rows")
-    )
+    rows = stored_rows(inputs["vectors"])
     stages, stage = stage_groups(inputs["chunks"], rows)
-    return Stored(stored, rows.load(), stages, stage)
+    return Stored(stored_vectors(inputs["vectors"]), rows.load(), stages, stage)
 
 
 def load_asked(inputs: Mapping[str, Artifact], config: Config) -> Asked:

@@ -52,7 +52,6 @@ COUNTED_TEXTS, COUNTED_OF_A_CLUSTER = 100_000, 50
 SEARCH_HITS = 10
 # Files of chunks or vectors up to this size are held in memory; chunks take three times as much there.
 MOST_BYTES = 1_000_000_000
-VECTOR_FILES = ("vectors-*.npy", "rows-*.npy")
 
 # Settings that only a model's names depend on.
 _LLM_SETTINGS = ("samples", "sibling_samples", "siblings", "sample_tokens", "diversity", "attempts", "max_tokens")
@@ -121,10 +120,9 @@ def open_vectors(vectors: Artifact, most_bytes: int = MOST_BYTES) -> LoadedVecto
     """Every vector and its chunk: in memory, or on disk where there are more than `most_bytes`."""
     if vectors.bytes <= most_bytes:
         return load_vectors(vectors)
-    from common.arrays import ShardedArray
+    from common.arrays import stored_rows, stored_vectors
 
-    stored, rows = (ShardedArray([vectors.path(name) for name in vectors.names(each)]) for each in VECTOR_FILES)
-    return StoredVectors(stored, rows.load().reshape(-1))
+    return StoredVectors(stored_vectors(vectors), stored_rows(vectors).load())
 
 
 def vectors_of(

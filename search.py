@@ -165,10 +165,10 @@ def search(
     """
     import numpy as np
 
-    from common.arrays import ShardedArray, stored_vectors
+    from common.arrays import stored_rows, stored_vectors
 
     stored = stored_vectors(vectors)
-    rows = ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])
+    rows = stored_rows(vectors)
     if len(stored) != len(rows):
         raise CorruptArtifact(f"{vectors.place}: {len(stored)} vectors but {len(rows)} row numbers; {vectors.repair}")
     queries = embed_texts(vectors, texts, config, keep_unknown=skip_unknown)

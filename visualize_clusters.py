@@ -322,14 +322,11 @@ def neighbour_column(taxonomy: Taxonomy, vectors: Artifact, count: int) -> pa.Ar
     import numpy as np
     import pyarrow as pa
 
-    from common.arrays import ShardedArray
+    from common.arrays import stored_rows, stored_vectors
     from common.neighbours import top_k
 
-    def stored(pattern: str) -> ShardedArray:
-        return ShardedArray([vectors.path(name) for name in vectors.names(pattern)])
-
-    place = np.searchsorted(stored("rows-*.npy").load().reshape(-1), np.array(taxonomy.points.chunk_row))
-    drawn = np.asarray(stored("vectors-*.npy").take(place), dtype=np.float32)
+    place = np.searchsorted(stored_rows(vectors).load(), np.array(taxonomy.points.chunk_row))
+    drawn = np.asarray(stored_vectors(vectors).take(place), dtype=np.float32)
     found = top_k(drawn, drawn, min(count + 1, len(drawn)), metric="cosine")
     rows = []
     for point, (ids, distances) in enumerate(zip(found.indices.tolist(), found.distances.tolist(), strict=True)):

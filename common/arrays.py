@@ -152,3 +152,8 @@ def _header(path: Path) -> tuple[np.dtype, tuple[int, ...]]:
 def stored_vectors(vectors: Artifact) -> ShardedArray:
     """All vectors of a finished artifact."""
     return ShardedArray([vectors.path(name) for name in vectors.names("vectors-*.npy")])
+
+
+def stored_rows(vectors: Artifact) -> ShardedArray:
+    """The global row of the chunk that each of them stands for, ascending."""
+    return ShardedArray([vectors.path(name) for name in vectors.names("rows-*.npy")])

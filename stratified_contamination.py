@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Float64
 
+    from common.question_names import QuestionNames
     from common.rows import BadRow, Row
-    from common.strata_rows import Names, QuestionValue, ScoreColumns, Scores
+    from common.strata_rows import QuestionValue, ScoreColumns, Scores
     from common.strata_summary import Merged
 
 SCRIPT = "stratified_contamination.py"
@@ -129,7 +130,7 @@ def read_results(
     Raises:
         UserError: the rows have none of these, or are of several models and none is named.
     """
-    from common.rendering import has_column
+    from common.outputs import verdict_column
     from common.rows import BadRow
     from common.strata_rows import ID_COLUMNS, QuestionValue, column_of, judged
 
@@ -144,7 +145,7 @@ def read_results(
         )
     if model is not None and model not in models:
         raise UserError(f"{given}: no answer of '{model}'; it has {', '.join(models) or 'no column model'}")
-    if any(has_column(rows[0].fields, column) for column in ("correct", "is_correct", "score")):
+    if verdict_column(rows[0]) is not None or "score" in rows[0].fields:
         name = column_of(rows[0], None, ID_COLUMNS, "results", "name it question_id")
         found = [(row, judged(row, model)) for row in rows]
         return [
@@ -203,13 +204,14 @@ def merge(job: Job) -> Merged:
     Raises:
         UserError: the files share no question.
     """
-    from common.strata_rows import Names, by_stage, mean_by_question, read_scores
+    from common.question_names import QuestionNames
+    from common.strata_rows import by_stage, mean_by_question, read_scores
     from common.strata_summary import Merged
 
     settings = job.config.strata
     scores, hard, links = read_scores(score_rows(job), score_columns(settings)), difficulties(job), link_rows(job)
     ids, texts = _questions(hard, scores)
-    names = Names.of(ids, texts, links)
+    names = QuestionNames.of(ids, texts, links)
     by_question, unmatched = by_stage(scores, names, len(ids))
     _refuse_strangers(unmatched, ids, [each.question_id for each in scores.rows])
     if settings.rl_stage is not None and settings.rl_stage not in by_question:
@@ -244,7 +246,7 @@ def score_columns(settings: StrataConfig) -> ScoreColumns:
 
 
 def merged_results(
-    job: Job, names: Names, ids: Sequence[str]
+    job: Job, names: QuestionNames, ids: Sequence[str]
 ) -> tuple[dict[str, Float64[np.ndarray, " questions"]], list[str]]:
     """Shares of right answers before and after RL, by question, and what was passed over.
 

@@ -172,6 +172,23 @@ def verdict(fields: Mapping[str, Any], column: str | None) -> bool | None:
     return word in _TRUE
 
 
+def verdict_column(row: Row) -> str | None:
+    """The first usual column of verdicts that the row has; None where it has none."""
+    return next((name for name in CORRECT_COLUMNS if name in row.fields), None)
+
+
+def row_verdict(row: Row, column: str) -> bool | None:
+    """`verdict`, of a row that can be named.
+
+    Raises:
+        UserError: the column holds no verdict.
+    """
+    try:
+        return verdict(row.fields, column)
+    except RowError as error:
+        raise UserError(f"row {row.where}: {error}") from error
+
+
 def _own(fields: Mapping[str, Any], columns: OutputColumns) -> dict[str, Any]:
     """The columns to keep: not those that the texts are made of, where they stand as texts in rows of their own."""
     made = {name for each in columns.texts for name in columns_of(each.text)}

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ import numpy as np
 
 from common.errors import UserError
 from common.grading import grade
-from common.outputs import CORRECT_COLUMNS, QUESTION_COLUMNS, verdict
-from common.quality import said
+from common.outputs import QUESTION_COLUMNS, row_verdict, verdict_column
+from common.question_names import QuestionNames
 from common.rendering import RowError, as_text, lookup
 from common.rows import BadRow, Row
 from common.samples import BenchmarkSample
@@ -78,12 +79,12 @@ def match_results(rows: Iterable[Row | BadRow], samples: Sequence[BenchmarkSampl
     Raises:
         UserError: no row names a question of these benchmarks.
     """
-    names, found = _Names.of(samples), Results(len(samples))
+    names, found = _names_of(samples), Results(len(samples))
     for row in rows:
         if isinstance(row, BadRow):
             found.unknown += 1
             continue
-        question = names.find(row.fields)
+        question = _question_of(row.fields, names)
         if question is None:
             found.unknown += 1
             continue
@@ -100,40 +101,29 @@ def match_results(rows: Iterable[Row | BadRow], samples: Sequence[BenchmarkSampl
     return found
 
 
-@dataclass(frozen=True)
-class _Names:
-    """What questions are called: ids, ids without their benchmark where that is no other's, and their words."""
+def _names_of(samples: Sequence[BenchmarkSample]) -> QuestionNames:
+    """Also by ids without their benchmark, where that is no other's."""
+    names = QuestionNames.of([sample.id for sample in samples], [sample.question.text for sample in samples])
+    short = [sample.id.partition("/")[2] for sample in samples]
+    once = Counter(short)
+    unique = {name: place for place, name in enumerate(short) if once[name] == 1}
+    return replace(names, ids={**unique, **names.ids})
 
-    ids: Mapping[str, int]
-    texts: Mapping[str, int]
 
-    @classmethod
-    def of(cls, samples: Sequence[BenchmarkSample]) -> _Names:
-        short = [sample.id.partition("/")[2] for sample in samples]
-        once = Counter(short)
-        ids = {name: place for place, name in enumerate(short) if once[name] == 1}
-        ids |= {sample.id: place for place, sample in enumerate(samples)}
-        spoken = [said(sample.question.text) for sample in samples]
-        repeated = Counter(spoken)
-        return cls(ids, {text: place for place, text in enumerate(spoken) if repeated[text] == 1 and text})
+def _question_of(fields: Mapping[str, Any], names: QuestionNames) -> int | None:
+    """By the first id that is known, else by the first text."""
+    ids = (_value(fields, column) for column in ID_COLUMNS)
+    texts = (_value(fields, column) for column in TEXT_COLUMNS)
+    by_id = (_by_id(str(each), names) for each in ids if each is not None)
+    by_words = (names.by_words(each) for each in texts if isinstance(each, str))
+    return next((place for place in chain(by_id, by_words) if place is not None), None)
 
-    def find(self, fields: Mapping[str, Any]) -> int | None:
-        for column in ID_COLUMNS:
-            value = _value(fields, column)
-            found = None if value is None else self._by_id(str(value))
-            if found is not None:
-                return found
-        for column in TEXT_COLUMNS:
-            value = _value(fields, column)
-            if isinstance(value, str) and said(value) in self.texts:
-                return self.texts[said(value)]
-        return None
 
-    def _by_id(self, name: str) -> int | None:
-        """Also `gsm8k_test/12` for `gsm8k/12`: corpora of benchmarks are called after the split that they read."""
-        source, slash, rest = name.partition("/")
-        other = f"{source.rpartition('_')[0]}{slash}{rest}"
-        return self.ids.get(name, self.ids.get(other) if slash else None)
+def _by_id(name: str, names: QuestionNames) -> int | None:
+    """Also `gsm8k_test/12` for `gsm8k/12`: corpora of benchmarks are called after the split that they read."""
+    source, slash, rest = name.partition("/")
+    other = f"{source.rpartition('_')[0]}{slash}{rest}"
+    return names.ids.get(name, names.ids.get(other) if slash else None)
 
 
 def _value(fields: Mapping[str, Any], column: str) -> object:
@@ -150,12 +140,9 @@ def _model(row: Row) -> str:
 
 def _verdict(row: Row, sample: BenchmarkSample) -> bool | None:
     """The row's own, else by the benchmark's rule; None where neither can be had."""
-    for column in CORRECT_COLUMNS:
-        if column in row.fields:
-            try:
-                return verdict(row.fields, column)
-            except RowError as error:
-                raise UserError(f"results, row {row.where}: {error}") from error
+    column = verdict_column(row)
+    if column is not None:
+        return row_verdict(row, column)
     answer = next((_value(row.fields, name) for name in ANSWER_COLUMNS if _value(row.fields, name)), None)
     if answer is None or sample.rule is None or not sample.reference:
         return None

@@ -1,23 +1,21 @@
 """Rows of files -> what is known of each question: contamination by stage, difficulty, results before and after RL.
 
-Files name questions in their own ways. Ids are matched as they are, and where they differ by the question's own words;
-what has no match is counted. Rows are never matched by their place.
+Rows are matched to questions by `common.question_names`; what has no match is counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from common.errors import UserError
-from common.outputs import CORRECT_COLUMNS, verdict
-from common.quality import said
-from common.rendering import RowError, as_text, has_column, lookup
+from common.outputs import row_verdict, verdict_column
+from common.question_names import QuestionNames
+from common.rendering import as_text, has_column, lookup
 from common.rows import BadRow, Row
 
 if TYPE_CHECKING:
@@ -72,29 +70,9 @@ def number(value: object, where: str, column: str) -> float:
         raise UserError(f"row {where}: column '{column}' holds {value!r}, not a number") from error
 
 
-# --- names ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Names:
-    """The questions by id and by their own words; `links` are the words of further ids."""
-
-    ids: dict[str, int]
-    texts: dict[str, int]
-    links: Mapping[str, str] = field(default_factory=dict)
-
-    @staticmethod
-    def of(ids: Sequence[str], texts: Sequence[str], links: Mapping[str, str]) -> Names:
-        spoken = [said(text or links.get(name, "")) for name, text in zip(ids, texts, strict=True)]
-        once = Counter(spoken)
-        by_text = {text: place for place, text in enumerate(spoken) if text and once[text] == 1}
-        return Names({name: place for place, name in enumerate(ids)}, by_text, links)
-
-    def find(self, name: str, text: str) -> int | None:
-        """The question's place, or None."""
-        if name in self.ids:
-            return self.ids[name]
-        return self.texts.get(said(text or self.links.get(name, "")))
+def _words(row: Row) -> str:
+    """The question itself, where the row holds it."""
+    return next((str(row.fields[name] or "") for name in TEXT_COLUMNS if name in row.fields), "")
 
 
 def read_links(rows: Iterable[Row | BadRow]) -> dict[str, str]:
@@ -165,8 +143,7 @@ def read_scores(rows: Iterable[Row | BadRow], known: ScoreColumns) -> Scores:
         question, stage, score = columns
         value = number(lookup(row.fields, score), row.where, score)
         where = ONLY_STAGE if stage is None else str(lookup(row.fields, stage))
-        text = next((str(row.fields[name] or "") for name in TEXT_COLUMNS if name in row.fields), "")
-        found.append(Score(str(lookup(row.fields, question)), text, where, value))
+        found.append(Score(str(lookup(row.fields, question)), _words(row), where, value))
     if columns is None or not found:
         raise UserError(f"strata.proximity: it holds no row of a question (strata.variant is '{known.variant}')")
     near, threshold = _meaning(columns[2], known)
@@ -196,7 +173,7 @@ def _meaning(column: str, known: ScoreColumns) -> tuple[Near, float | None]:
     return near, threshold
 
 
-def by_stage(scores: Scores, names: Names, count: int) -> tuple[dict[str, Float64[np.ndarray, " q"]], int]:
+def by_stage(scores: Scores, names: QuestionNames, count: int) -> tuple[dict[str, Float64[np.ndarray, " q"]], int]:
     """Every stage's scores by question, the nearest of several, NaN where unknown; and how many rows found none."""
     found = {stage: np.full(count, np.nan) for stage in scores.stages}
     unmatched = 0
@@ -230,10 +207,8 @@ def read_values(rows: Iterable[Row | BadRow], column: str, what: str) -> list[Qu
             continue
         name = column_of(row, None, ID_COLUMNS, what, f"see strata.{what}")
         own = column_of(row, column, (), what, f"see strata.{what}")
-        text = next((str(row.fields[name] or "") for name in TEXT_COLUMNS if name in row.fields), "")
-        found.append(
-            QuestionValue(str(lookup(row.fields, name)), text, number(lookup(row.fields, own), row.where, own))
-        )
+        value = number(lookup(row.fields, own), row.where, own)
+        found.append(QuestionValue(str(lookup(row.fields, name)), _words(row), value))
     return found
 
 
@@ -245,13 +220,10 @@ def judged(row: Row, model: str | None) -> float | None:
     """
     if model is not None and str(row.fields.get("model")) != model:
         return None
-    try:
-        for column in CORRECT_COLUMNS:
-            if has_column(row.fields, column):
-                found = verdict(row.fields, column)
-                return None if found is None else float(found)
-    except RowError as error:
-        raise UserError(f"row {row.where}: {error}") from error
+    column = verdict_column(row)
+    if column is not None:
+        found = row_verdict(row, column)
+        return None if found is None else float(found)
     score = number(row.fields.get("score"), row.where, "score")
     if math.isnan(score):
         return None
@@ -261,7 +233,7 @@ def judged(row: Row, model: str | None) -> float | None:
 
 
 def mean_by_question(
-    values: Iterable[QuestionValue], names: Names, count: int
+    values: Iterable[QuestionValue], names: QuestionNames, count: int
 ) -> tuple[Float64[np.ndarray, " q"], int]:
     """The mean of a question's values (draws), NaN without one; and how many named no known question."""
     sums, counts, unmatched = np.zeros(count), np.zeros(count), 0

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from common.question_names import QuestionNames
 from common.rows import BadRow, Row
 from common.strata_rows import (
-    Names,
     QuestionValue,
     ScoreColumns,
     by_stage,
@@ -59,18 +59,9 @@ def test_of_several_rows_of_a_question_the_nearest_counts_and_unknown_is_not_zer
         ),
         ScoreColumns(),
     )
-    table, unmatched = by_stage(found, Names.of(["a", "b"], ["", ""], {}), 2)
+    table, unmatched = by_stage(found, QuestionNames.of(["a", "b"], ["", ""], {}), 2)
     np.testing.assert_array_equal(table["sft"], [0.25, np.nan])
     assert unmatched == 1
-
-
-def test_words_link_ids_but_only_where_no_two_questions_share_them():
-    names = Names.of(["a", "b", "c"], ["How many?", "Twice the same.", "twice: the same"], {"x": "HOW MANY"})
-    assert names.find("b", "") == 1
-    assert names.find("x", "") == 0
-    assert names.find("y", "how many") == 0
-    assert names.find("y", "Twice the same.") is None
-    assert names.find("y", "") is None
 
 
 def test_what_no_reader_could_read_is_passed_over():
@@ -80,7 +71,7 @@ def test_what_no_reader_could_read_is_passed_over():
 
 
 def test_draws_of_one_question_are_averaged_and_missing_ones_left_out():
-    names = Names.of(["a", "b", "c"], ["", "", ""], {})
+    names = QuestionNames.of(["a", "b", "c"], ["", "", ""], {})
     values = [QuestionValue("a", "", 1.0), QuestionValue("a", "", 0.0), QuestionValue("b", "", math.nan)]
     found, unmatched = mean_by_question([*values, QuestionValue("z", "", 1.0)], names, 3)
     np.testing.assert_array_equal(found, [0.5, np.nan, np.nan])

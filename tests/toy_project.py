@@ -63,13 +63,17 @@ class Project:
 
 
 def toy_project(folder: Path) -> Project:
-    """Copy the ground floor and the toy stages into `folder`."""
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "common", folder / "common", ignore=ignore)
-    shutil.copytree(ROOT / "tests" / "toy", folder / "tests" / "toy", ignore=ignore)
+    """Copy the ground floor and the toy stages into `folder`, with the bytecode that is there: it holds for a copy."""
+    unfinished = shutil.ignore_patterns("*.pyc.*")
+    shutil.copytree(ROOT / "common", folder / "common", ignore=unfinished)
+    shutil.copytree(ROOT / "tests" / "toy", folder / "tests" / "toy", ignore=unfinished)
     (folder / "tests" / "__init__.py").touch()
     for name in ("config.py", "artifacts.py"):
-        shutil.copy(ROOT / name, folder / name)
+        shutil.copy2(ROOT / name, folder / name)
+    (folder / "__pycache__").mkdir()
+    for pattern in ("config.*.pyc", "fingerprints-*.json"):
+        for path in (ROOT / "__pycache__").glob(pattern):
+            shutil.copy2(path, folder / "__pycache__" / path.name)
     return Project(folder)
 
 

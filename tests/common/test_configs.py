@@ -202,5 +202,4 @@ def test_setting_rows_name_every_setting_as_an_override_would(sources):
     assert rows["prepare.sources.0"][0] == "'packages'"
     assert rows["prepare.sources.1.reader.paths"][0] == "('a.jsonl',)"
     assert rows["data_dir"][1].startswith("[runtime]")
-    for name, (value, _) in rows.items():
-        assert load_config(sources, [f"{name}={value}"]) == config
+    assert load_config(sources, [f"{name}={value}" for name, (value, _) in rows.items()]) == config

@@ -102,11 +102,11 @@ def _similarities(
         ask, offer = asked.view(view), found.view(view)
         weights = idf[view] if view in idf else _idf_among(ask, offer)
         yield view, ask.weighted(weights), offer.weighted(weights)
-    ask, offer = asked.view("stems"), found.view("stems")
-    yield "coverage", _shares(ask.counts(), idf["stems"]), _present(offer.counts())
-    yield "covered", _present(ask.counts()), _shares(offer.counts(), idf["stems"])
+    ask, offer, weights = asked.view("stems"), found.view("stems"), idf["stems"]
+    yield "coverage", _shares(ask.counts(), weights), _present(offer.counts())
+    yield "covered", _present(ask.counts()), _shares(offer.counts(), weights)
     # Names and unusual words are what a rewriter keeps.
-    yield "rare", _shares(ask.counts(), idf["stems"] ** RARITY), _present(offer.counts())
+    yield "rare", _shares(ask.counts(), weights, RARITY), _present(offer.counts())
 
 
 def _idf_among(ask: Grams, offer: Grams) -> Float32[np.ndarray, " buckets"]:
@@ -120,10 +120,10 @@ def _present(rows: csr_array) -> csr_array:
     return rows
 
 
-def _shares(rows: csr_array, idf: Float32[np.ndarray, " buckets"]) -> csr_array:
+def _shares(rows: csr_array, idf: Float32[np.ndarray, " buckets"], power: float = 1.0) -> csr_array:
     """Each feature's share of its row's weight, by idf: a product with what is present is the weight found there."""
     owner = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-    weights = idf[rows.indices].astype(np.float64)
+    weights = (idf[rows.indices] ** power).astype(np.float64)
     total = np.bincount(owner, weights=weights, minlength=rows.shape[0])
     rows.data = (weights / total[owner]).astype(np.float32)
     return rows
@@ -134,6 +134,7 @@ def _groups_of_equals(rows: csr_array, questions: int) -> Int64[np.ndarray, " as
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    (rows,) = _in_common_columns(rows)
     pairs = [np.empty((2, 0), dtype=np.int64)]
     for start in range(0, questions, BLOCK_PASSAGES):
         block = rows[start : min(start + BLOCK_PASSAGES, questions)] @ rows[:questions].T
@@ -172,6 +173,8 @@ class _Setting:
         order = np.argsort(pairs.passage, kind="stable")
         by_group = np.argsort(self.groups, kind="stable")
         firsts = np.flatnonzero(np.diff(self.groups[by_group], prepend=-1))
+        if not isinstance(ask, np.ndarray) and not isinstance(offer, np.ndarray):
+            ask, offer = _in_common_columns(ask, offer)
         for start in range(0, len(pairs.texts), BLOCK_PASSAGES):
             stop = min(start + BLOCK_PASSAGES, len(pairs.texts))
             scores = _dense(offer[start:stop] @ ask.T)
@@ -193,6 +196,21 @@ class _Setting:
     def _own(self, start: int, stop: int) -> Bool[np.ndarray, "passages asked"]:
         """Where a passage would be compared with a decoy of its own document."""
         return self.candidates.documents[start:stop, None] == self.owners[None, :]
+
+
+def _in_common_columns(*sides: csr_array) -> list[csr_array]:
+    """The same rows over the columns that any of them uses, in their order: products are the same to the bit.
+
+    Transposing a matrix of four million columns costs more than all products of a few questions.
+    """
+    from scipy.sparse import csr_array
+
+    used, columns = np.unique(np.concatenate([rows.indices for rows in sides]), return_inverse=True)
+    ends = np.cumsum([len(rows.indices) for rows in sides])[:-1]
+    return [
+        csr_array((rows.data, own, rows.indptr), shape=(rows.shape[0], len(used)))
+        for rows, own in zip(sides, np.split(columns, ends), strict=True)
+    ]
 
 
 def _dense(block: csr_array | np.ndarray) -> Float32[np.ndarray, "passages asked"]:

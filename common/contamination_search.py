@@ -58,12 +58,13 @@ class InvertedLists:
 
     @classmethod
     def of(cls, rows: csr_array) -> InvertedLists:
-        columns = rows.tocsc()
-        used = np.flatnonzero(np.diff(columns.indptr))
+        used, entry = np.unique(rows.indices, return_inverse=True)
         number = np.full(BUCKETS, -1, dtype=np.int32)
         number[used] = np.arange(len(used))
-        starts = np.append(columns.indptr[used], len(columns.indices)).astype(np.int64)
-        return cls(number, starts, columns.indices.astype(np.int32), columns.data.astype(np.float32))
+        order = np.argsort(entry, kind="stable")
+        starts = np.searchsorted(entry[order], np.arange(len(used) + 1)).astype(np.int64)
+        owner = np.repeat(np.arange(rows.shape[0], dtype=np.int32), np.diff(rows.indptr))
+        return cls(number, starts, owner[order], rows.data[order].astype(np.float32))
 
 
 @dataclass

@@ -230,7 +230,9 @@ class Grams:
 
 def inverse_frequency(documents: Int64[np.ndarray, " buckets"], total: int) -> Float32[np.ndarray, " buckets"]:
     """log((1 + total) / (1 + documents)) + 1, as scikit-learn's smoothed idf."""
-    return (np.log((1.0 + total) / (1.0 + documents)) + 1.0).astype(np.float32)
+    # Counts are few where buckets are millions: one logarithm for each count.
+    counts = np.arange(documents.max(initial=0) + 1)
+    return (np.log((1.0 + total) / (1.0 + counts)) + 1.0).astype(np.float32)[documents]
 
 
 def _mixed(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:

@@ -19,7 +19,6 @@ model. So a text of other words is far away, however near the few that it shares
 
 from __future__ import annotations
 
-import csv
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from chunking import chunk_batch
 from cluster_corpus import CLUSTERS, print_warnings
 from common.cli import run_script
-from common.errors import ConfigError, CorruptArtifact, UserError
+from common.errors import CorruptArtifact, UserError
 from common.keys import canonical, keyed_settings
 from common.stages import Job, Session, Stage
 from common.store import Artifact
@@ -39,7 +38,6 @@ from config import AnnotationConfig, Config, FilesReader, Reader
 from corpus import keyed_reader, reader_content, reader_rows
 from embed_chunks import CHUNKS, VECTORS, open_cache, token_counter
 from name_clusters import NAMES
-from search import read_chunks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,6 +165,7 @@ def load_fitted(chunks: Artifact, vectors: Artifact, clusters: Artifact, setting
 
     from common.arrays import stored_rows, stored_vectors
     from common.assignment import encode_paths
+    from common.stored_chunks import document_numbers
 
     stored = stored_vectors(vectors)
     rows = stored_rows(vectors).load()
@@ -175,21 +174,6 @@ def load_fitted(chunks: Artifact, vectors: Artifact, clusters: Artifact, setting
     if not np.array_equal(table["chunk_row"].to_numpy(), rows):
         raise CorruptArtifact(f"{clusters.place}: its chunks are not those of {vectors.place}; {clusters.repair}")
     return FittedTree(stored, encode_paths(table[column].to_pylist()), rows, document_numbers(chunks)[rows])
-
-
-def document_numbers(chunks: Artifact) -> Int64[np.ndarray, " chunks"]:
-    """A number for the document of every chunk; the chunks of a document follow each other."""
-    import numpy as np
-
-    begins, last = [np.empty(0, dtype=bool)], None
-    for table in chunks.tables("chunks-*.parquet", ["doc_id"]):
-        ids = table["doc_id"].combine_chunks()
-        if not len(ids):
-            continue
-        codes = ids.dictionary_encode().indices.to_numpy()
-        begins += [np.array([last is not None and ids[0].as_py() != last]), codes[1:] != codes[:-1]]
-        last = ids[-1].as_py()
-    return np.cumsum(np.concatenate(begins), dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,11 +267,13 @@ def measure_by_lsa(job: Job, pieces: Sequence[str], tree: FittedTree) -> Measure
 
     from common.assignment import Calibration
     from common.lsa_reference import LsaReference
+    from common.stored_chunks import take_chunks
 
     held, rest = _held_out(tree, job.config.annotation)
     if not len(rest):
         return None
-    texts = [read_chunks(job.inputs["chunks"], tree.chunk_rows[rows])["text"].to_pylist() for rows in (rest, held)]
+    chunks = job.inputs["chunks"]
+    texts = [take_chunks(chunks, tree.chunk_rows[rows], ["text"])["text"].to_pylist() for rows in (rest, held)]
     paths = [tree.codes.path(code) for code in tree.codes.deepest[rest].tolist()]
     reference = LsaReference.fit(texts[0], paths, paths, job.config.embedding)
     theirs, ours = (reference.measure(each, job.config.annotation.k).distances for each in (texts[1], pieces))
@@ -468,22 +454,6 @@ ANNOTATIONS = Stage(
 # --- what it prints ------------------------------------------------------------------------------------------
 
 
-def write_csv(table: pa.Table, path: Path) -> None:
-    """The annotations as CSV with a header; null is an empty cell.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(table.column_names)
-            for batch in table.to_batches(BATCH):
-                writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-    except OSError as error:
-        raise ConfigError(f"--csv {path}: cannot be written: {error.strerror}") from error
-
-
 def arguments(parser: ArgumentParser) -> None:
     """This script's own options."""
     parser.add_argument("--csv", metavar="FILE", help="write the annotations to this CSV file too")
@@ -495,6 +465,8 @@ def present(session: Session, args: Namespace) -> object:
     artifact = session.load(ANNOTATIONS)
     analysis = artifact.json("analysis.json")
     if args.csv:
+        from common.columns import write_csv
+
         write_csv(artifact.table("annotations.parquet"), Path(args.csv))
     if not args.json:
         print_warnings(session)

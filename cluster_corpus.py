@@ -137,11 +137,6 @@ def load_vectors(vectors: Artifact) -> LoadedVectors:
     return LoadedVectors(stored_vectors(vectors).load(), stored_rows(vectors).load())
 
 
-def chunk_ids(chunks: Artifact) -> list[str]:
-    """The id of every chunk, by global row."""
-    return [each for table in chunks.tables("chunks-*.parquet", ["chunk_id"]) for each in table["chunk_id"].to_pylist()]
-
-
 @dataclass(frozen=True, eq=False)
 class EmbeddedChunks:
     """What is clustered: vectors on disk, and the global row and id of the chunk that each stands for."""
@@ -151,27 +146,14 @@ class EmbeddedChunks:
     ids: pa.ChunkedArray
 
 
-def chunk_ids_of(chunks: Artifact, rows: Int64[np.ndarray, " rows"]) -> pa.ChunkedArray:
-    """The ids of the chunks at increasing global `rows`; no Python string is kept of any."""
-    import numpy as np
-    import pyarrow as pa
-
-    from common.columns import number_column
-
-    pieces, first = [], 0
-    for table in chunks.tables("chunks-*.parquet", ["chunk_id"]):
-        low, high = np.searchsorted(rows, [first, first + len(table)])
-        pieces += table["chunk_id"].take(number_column(rows[low:high] - first)).chunks
-        first += len(table)
-    return pa.chunked_array(pieces, pa.string())
-
-
 def embedded_chunks(job: Job) -> EmbeddedChunks:
     """The inputs of the stage; the vectors stay memory-mapped, in the precision they were stored in."""
     from common.arrays import stored_rows, stored_vectors
+    from common.stored_chunks import take_chunks
 
     rows = stored_rows(job.inputs["vectors"]).load()
-    ids = chunk_ids_of(job.inputs["chunks"], rows)
+    # Kept in Arrow: a Python string for each of a hundred million ids would be 6 GB.
+    ids = take_chunks(job.inputs["chunks"], rows, ["chunk_id"])["chunk_id"]
     return EmbeddedChunks(stored_vectors(job.inputs["vectors"]), rows, ids)
 
 

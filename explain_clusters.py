@@ -30,7 +30,6 @@ from common.stages import Job, Session, Stage
 from common.store import Artifact
 from config import Config, ExplainConfig
 from embed_chunks import CHUNKS
-from map_chunks import take_rows
 from name_clusters import NAMES
 
 if TYPE_CHECKING:
@@ -134,10 +133,11 @@ def _explain_node(job: Job, node: ClusterNode, facts: ChunkFacts, settings: Expl
     import numpy as np
 
     from common.explaining import choose_rows, explain_split
+    from common.stored_chunks import texts_of
 
     siblings = choose_rows([child.indices for child in node.children], facts.document, facts.rank, settings)
     order = np.unique(siblings.rows)
-    read = take_rows(job.inputs["chunks"], "chunks-*.parquet", ["text"], order)["text"].to_pylist()
+    read = list(texts_of(job.inputs["chunks"], order))
     text_of = dict(zip(order.tolist(), read, strict=True))
     columns = {name: [values[row] for row in siblings.rows] for name, values in facts.columns.items()}
     columns = {name: values for name, values in columns.items() if len(set(values)) > 1}

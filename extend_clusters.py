@@ -39,7 +39,6 @@ from embed_chunks import (
     vector_settings,
 )
 from explain_clusters import cluster_names
-from map_chunks import take_rows
 from prepare_data import prepare
 from prepare_data import settings as prepare_settings
 
@@ -266,7 +265,9 @@ def _measure_by_lsa(job: Job, fitted: Fitted, corpus: ChunkList, new: ChunkList)
 
 def _texts(chunks: Artifact, rows: Int64[np.ndarray, " n"]) -> list[str]:
     """The texts of some chunks, rows increasing."""
-    return take_rows(chunks, "chunks-*.parquet", ["text"], rows)["text"].to_pylist()
+    from common.stored_chunks import texts_of
+
+    return list(texts_of(chunks, rows))
 
 
 def _measure_by_model(

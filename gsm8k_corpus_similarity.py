@@ -26,8 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from annotate_with_clusters import document_numbers, write_csv
-from cluster_corpus import CLUSTERS, chunk_ids
+from cluster_corpus import CLUSTERS
 from common.cli import run_script
 from common.errors import ConfigError, UserError
 from common.keys import keyed_settings
@@ -39,7 +38,7 @@ from map_chunks import placed
 from name_clusters import NAMES
 from prepare_data import DOCUMENTS
 from rollout import ROLLOUTS, load_rollouts, read_samples, source_of
-from search import embed_texts, read_chunks, stage_groups, text_digests
+from search import embed_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,6 +227,7 @@ def load_corpus(job: Job) -> Corpus:
 
     from common.arrays import stored_rows, stored_vectors
     from common.similarity import distinct_rows
+    from common.stored_chunks import stage_groups, text_digests
 
     chunks, vectors = job.inputs["chunks"], job.inputs["vectors"]
     shards = stored_rows(vectors)
@@ -256,15 +256,15 @@ def hold_out(
     import numpy as np
 
     from common.dedup import sample_ranks
+    from common.stored_chunks import document_numbers, take_chunks
 
     settings, chunks = job.config.similarity, job.inputs["chunks"]
     document = document_numbers(chunks)[rows]
-    ids = [each for table in chunks.tables("chunks-*.parquet", ["doc_id"]) for each in table["doc_id"].to_pylist()]
     held_out, firsts = np.zeros(len(rows), dtype=bool), []
     for number in range(stages):
         mine = np.flatnonzero(stage == number)
         documents, first = np.unique(document[mine], return_index=True)
-        names = [ids[row] for row in rows[mine[first]].tolist()]
+        names = take_chunks(chunks, rows[mine[first]], ["doc_id"])["doc_id"].to_pylist()
         count = min(settings.null_texts, int(HELD_OUT_SHARE * len(documents)))
         chosen = np.sort(np.argsort(sample_ranks(settings.seed, "held out", names), kind="stable")[:count])
         held_out[mine[np.isin(document[mine], documents[chosen])]] = True
@@ -274,7 +274,9 @@ def hold_out(
 
 def held_out_texts(job: Job, corpus: Corpus) -> list[list[str]]:
     """Of each stage, the first chunks of the documents held out."""
-    return [read_chunks(job.inputs["chunks"], corpus.rows[rows])["text"].to_pylist() for rows in corpus.null_rows]
+    from common.stored_chunks import texts_of
+
+    return [list(texts_of(job.inputs["chunks"], corpus.rows[rows])) for rows in corpus.null_rows]
 
 
 def documents_of(job: Job, stage: str) -> Iterator[tuple[list[str], list[str]]]:
@@ -386,9 +388,11 @@ def chunk_columns(job: Job, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array
     import numpy as np
     import pyarrow as pa
 
+    from common.stored_chunks import take_chunks
+
     limit = job.config.similarity.chunk_chars or None
     distinct, place = np.unique(rows, return_inverse=True)
-    read = read_chunks(job.inputs["chunks"], distinct)
+    read = take_chunks(job.inputs["chunks"], distinct, ["chunk_id", "text"])
     texts = [text[:limit] for text in read["text"].to_pylist()]
     columns = {"chunk_id": read["chunk_id"].combine_chunks(), "chunk_text": pa.array(texts, pa.string())}
     columns |= cluster_columns(job, distinct) if "clusters" in job.inputs else {}
@@ -491,11 +495,13 @@ def chunk_score_table(
     """A row for each distinct chunk; `by` are the texts that gave its distance and its best rank."""
     import pyarrow as pa
 
+    from common.stored_chunks import ids_or_null
+
     stages = pa.array(corpus.stages, pa.string()).take(pa.array(corpus.stage[kept]))
     names = pa.array([entry.sample_id for entry in measured.entries], pa.string())
     return pa.table(
         {
-            "chunk_id": pa.array(chunk_ids(job.inputs["chunks"]), pa.string()).take(pa.array(corpus.rows[kept])),
+            "chunk_id": ids_or_null(job.inputs["chunks"], corpus.rows[kept]),
             "corpus_stage": stages,
             **{name: pa.array(values) for name, values in scores.items()},
             **{f"{name}_percentile": pa.array((scores[name] - 1) / len(kept)) for name in ("rank_max", "rank_mean")},
@@ -671,6 +677,7 @@ def write_tables(
     """Neighbours (Parquet and CSV), scores, held-out texts, and what has none of these."""
     import pyarrow as pa
 
+    from common.columns import write_csv
     from common.similarity_tables import score_table, unused_table
 
     scores = [each.scores for each in found]
@@ -856,6 +863,8 @@ def present(session: Session, args: Namespace) -> object:
     artifact = session.load(SIMILARITY)
     summary = artifact.json("summary.json")
     if args.csv:
+        from common.columns import write_csv
+
         write_csv(artifact.table("similarity.parquet"), Path(args.csv))
     if not args.json:
         from common.console import stdout

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cluster_corpus import chunk_ids_of
 from common.cli import run_script
 from common.keys import keyed_settings
 from common.stages import Job, Stage
@@ -36,10 +35,11 @@ def compute_map(job: Job) -> int:
 
     from common.arrays import stored_rows, stored_vectors
     from common.projection import plane, sample_by_hash
+    from common.stored_chunks import take_chunks
 
     settings, chunks, vectors = job.config.report, job.inputs["chunks"], job.inputs["vectors"]
     rows = stored_rows(vectors).load()
-    chosen = sample_by_hash(chunk_ids_of(chunks, rows), settings.map_points, settings.seed)
+    chosen = sample_by_hash(take_chunks(chunks, rows, ["chunk_id"])["chunk_id"], settings.map_points, settings.seed)
     sampled = stored_vectors(vectors).take(chosen)
     laid_out = plane(sampled, settings.map_n_neighbors, settings.map_min_dist, settings.seed)
     columns = {"chunk_row": rows[chosen].astype(np.int64), "x": laid_out.points[:, 0], "y": laid_out.points[:, 1]}
@@ -78,19 +78,6 @@ def placed(clusters: Artifact, rows: Int[np.ndarray, " n"]) -> pa.Table:
     if found["chunk_row"].to_pylist() != rows.tolist():
         raise ValueError("map: a point's chunk has no cluster; the map and the clusters stem from different vectors")
     return found
-
-
-def take_rows(artifact: Artifact, pattern: str, columns: list[str], rows: Int[np.ndarray, " n"]) -> pa.Table:
-    """Some rows of a sharded table, one shard in memory at a time; `rows` are global and increasing."""
-    import numpy as np
-    import pyarrow as pa
-
-    picked, first = [], 0
-    for table in artifact.tables(pattern, columns):
-        low, high = np.searchsorted(rows, [first, first + len(table)])
-        picked.append(table.take(pa.array(rows[low:high] - first)))
-        first += len(table)
-    return pa.concat_tables(picked)
 
 
 if __name__ == "__main__":

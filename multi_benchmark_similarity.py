@@ -19,7 +19,7 @@ neither clean nor contaminated, and is counted as such.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from config import BenchmarkConfig, Config, FilesReader
 from corpus import keyed_reader, reader_content
 from embed_chunks import CHUNKS, VECTORS
 from prepare_data import DOCUMENTS
-from search import embed_texts, stage_groups
+from search import embed_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,6 +132,7 @@ def load_stored(inputs: Mapping[str, Artifact]) -> Stored:
     """The vectors, in shards on disk, and the stage of each."""
     from common.arrays import stored_rows, stored_vectors
     from common.benchmark_scores import Stored
+    from common.stored_chunks import stage_groups
 
     rows = stored_rows(inputs["vectors"])
     stages, stage = stage_groups(inputs["chunks"], rows)
@@ -343,26 +344,14 @@ def score_texts(job: Job, stored: Stored, places: Int64[np.ndarray, " stage"], w
     """Look for some questions in the chunks at some places."""
     from common.arrays import SelectedRows
     from common.contamination import SemanticVectors, score_questions
+    from common.stored_chunks import texts_of
 
-    texts = partial(stage_texts, job.inputs["chunks"], stored.rows[places])
+    texts = partial(texts_of, job.inputs["chunks"], stored.rows[places])
     config = job.config
     semantic = (
         SemanticVectors(wanted.vectors, SelectedRows(stored.vectors, places)) if config.benchmarks.semantic else None
     )
     return score_questions(wanted.questions, texts, config.contamination, semantic)
-
-
-def stage_texts(chunks: Artifact, rows: Int64[np.ndarray, " stage"]) -> Iterator[str]:
-    """The texts of some chunks, rows ascending, a shard in memory at a time."""
-    import numpy as np
-    import pyarrow as pa
-
-    first = 0
-    for table in chunks.tables("chunks-*.parquet", ["text"]):
-        start, end = np.searchsorted(rows, [first, first + len(table)])
-        if end > start:
-            yield from table["text"].take(pa.array(rows[start:end] - first)).to_pylist()
-        first += len(table)
 
 
 # --- what is written -----------------------------------------------------------------------------------------
@@ -555,10 +544,10 @@ def held_documents(job: Job, contamination: Artifact) -> dict[str, list[str]]:
     import numpy as np
     import pyarrow as pa
 
-    from common.benchmark_scores import chunk_ids
+    from common.stored_chunks import ids_or_null
 
     asked, stored = load_asked(job.inputs, job.config), load_stored(job.inputs)
-    owners = np.array(chunk_ids(job.inputs["chunks"], stored.rows, "doc_id").to_pylist(), dtype=object)
+    owners = np.array(ids_or_null(job.inputs["chunks"], stored.rows, "doc_id").to_pylist(), dtype=object)
     number = {name: place for place, name in enumerate(asked.table["question_id"].to_pylist())}
     held: dict[str, list[str]] = {}
     leaks = contamination.table("leaks.parquet", ["question_id", "stage", "doc_id"])

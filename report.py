@@ -21,7 +21,7 @@ from common.stages import Job, Session, Stage
 from common.store import Artifact
 from config import Config
 from embed_chunks import CHUNKS, VECTORS
-from map_chunks import MAP, placed, take_rows
+from map_chunks import MAP, placed
 from multi_benchmark_similarity import CONTAMINATION, load_contamination
 from name_clusters import NAMES
 from prepare_data import DOCUMENTS
@@ -83,10 +83,11 @@ def _embedder_name(config: Config) -> str:
 def map_points(inputs: Mapping[str, Artifact]) -> MapPoints:
     """The map's points with the cluster and the text of each."""
     from common.report_page import MapPoints
+    from common.stored_chunks import take_chunks
 
     table, facts = inputs["map"].table("map.parquet"), inputs["map"].json("map.json")
     rows = table["chunk_row"].to_numpy()
-    texts = take_rows(inputs["chunks"], "chunks-*.parquet", ["source", "stage", "text"], rows)
+    texts = take_chunks(inputs["chunks"], rows, ["source", "stage", "text"])
     assigned = placed(inputs["clusters"], rows)
     pairs = zip(texts["source"].to_pylist(), texts["stage"].to_pylist(), strict=True)
     return MapPoints(

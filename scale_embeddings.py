@@ -28,7 +28,6 @@ from common.scale_costs import Cost, Costs, speed_up
 from common.stages import Job, Session, Stage
 from config import Config
 from embed_chunks import CHUNKS, make_embedder, refuse_not_finite, sample_texts, vector_content, vector_settings
-from map_chunks import take_rows
 from multi_benchmark_similarity import BENCHMARKS
 
 if TYPE_CHECKING:
@@ -177,9 +176,10 @@ def embed_sample(
 
     from common.cheap_scores import Labelled
     from common.dedup import sample_ranks
+    from common.stored_chunks import take_chunks
 
     job = encoding.job
-    table = take_rows(job.inputs["chunks"], "chunks-*.parquet", ["doc_id", "text"], rows)
+    table = take_chunks(job.inputs["chunks"], rows, ["doc_id", "text"])
     texts = table["text"].to_pylist()
     vectors = encoding.documents(name, texts)
     kept = np.flatnonzero(vectors.any(axis=1))
@@ -390,7 +390,9 @@ def _write_held_out(
 ) -> None:
     import pyarrow as pa
 
-    ids = take_rows(job.inputs["chunks"], "chunks-*.parquet", ["chunk_id", "doc_id"], rows)
+    from common.stored_chunks import take_chunks
+
+    ids = take_chunks(job.inputs["chunks"], rows, ["chunk_id", "doc_id"])
     scores = {"score": pa.array(predicted), "true_score": pa.array(held.scores)}
     job.part.write_table("held_out.parquet", pa.table({name: ids[name] for name in ids.column_names} | scores))
 

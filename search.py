@@ -40,7 +40,7 @@ from embed_chunks import CHUNKS, VECTORS
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from jaxtyping import Float, Float32, Float64, Int, Int32, Int64, UInt8
+    from jaxtyping import Float, Float32, Float64, Int, Int32, Int64
 
     from common.arrays import ShardedArray
     from common.neighbours import Neighbours
@@ -50,7 +50,6 @@ ALL_STAGES = "all"
 # Queries that an approximate index is compared with exact search on.
 RECALL_QUERIES = 100
 UNKNOWN = "has no part that the embedder knows; ask it in words of the corpus"
-CHUNK_COLUMNS = ("chunk_id", "source", "stage", "text")
 
 
 # --- arrays --------------------------------------------------------------------------------------------------
@@ -166,6 +165,7 @@ def search(
     import numpy as np
 
     from common.arrays import stored_rows, stored_vectors
+    from common.stored_chunks import stage_groups
 
     stored = stored_vectors(vectors)
     rows = stored_rows(vectors)
@@ -218,6 +218,7 @@ def ranked_hits(
     import numpy as np
 
     from common.similarity import distinct_rows
+    from common.stored_chunks import stage_groups, text_digests
 
     if settings.index != "exact":
         raise ConfigError("search.aggregation_strategy ranks every chunk, which needs search.index=exact")
@@ -278,10 +279,11 @@ def _ranked_table(
     import pyarrow as pa
 
     from common.columns import number_column, text_column
+    from common.stored_chunks import CHUNK_COLUMNS, take_chunks
 
     asked = f"{len(texts)} quer{'y' if len(texts) == 1 else 'ies'} together, by {settings.aggregation_strategy}"
     chunk_row = rows.take(found.at)
-    read = read_chunks(chunks, chunk_row)
+    read = take_chunks(chunks, chunk_row)
     return pa.table(
         {
             "query": text_column([asked] * len(found.at)),
@@ -295,16 +297,6 @@ def _ranked_table(
             "best_query": text_column([texts[number] for number in found.best_query.tolist()]),
         }
     )
-
-
-def text_digests(chunks: Artifact) -> UInt8[np.ndarray, "chunks 16"]:
-    """16 bytes of every chunk's text, in the order of the chunks; equal texts share them."""
-    import numpy as np
-
-    from common.dedup import DIGEST_BYTES, digest
-
-    found = [b"".join(map(digest, table["text"].to_pylist())) for table in chunks.tables("chunks-*.parquet", ["text"])]
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def embed_texts(
@@ -343,20 +335,6 @@ def _quoted(text: str) -> str:
     return f"'{one_line(text, 60)}'"
 
 
-def stage_groups(chunks: Artifact, rows: ShardedArray) -> tuple[list[str], Int64[np.ndarray, " rows"]]:
-    """The training stages in the order of the corpus (of the config's sources), and the number of each vector's."""
-    import numpy as np
-
-    numbers: dict[str, int] = {}
-    labels = [np.empty(0, np.int64)]
-    for table in chunks.tables("chunks-*.parquet", ["stage"]):
-        for piece in table["stage"].chunks:
-            encoded = piece.dictionary_encode()
-            own = [numbers.setdefault(stage, len(numbers)) for stage in encoded.dictionary.to_pylist()]
-            labels.append(np.array(own, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)])
-    return list(numbers), np.concatenate(labels)[rows.load()]
-
-
 def hit_table(
     texts: Sequence[str], hits: ArrayHits, names: Sequence[str], chunks: Artifact, rows: ShardedArray
 ) -> pa.Table:
@@ -365,6 +343,7 @@ def hit_table(
     import pyarrow as pa
 
     from common.columns import number_column, text_column
+    from common.stored_chunks import CHUNK_COLUMNS, take_chunks
 
     found = hits.neighbours
     each = [(query, label) for query in range(len(texts)) for label in found]
@@ -378,7 +357,7 @@ def hit_table(
         "distance": number_column(_joined([found[label].distances[query] for query, label in each], np.float32)),
         "chunk_row": number_column(chunk_row),
     }
-    read = read_chunks(chunks, chunk_row)
+    read = take_chunks(chunks, chunk_row)
     return pa.table({**columns, **{name: read[name] for name in CHUNK_COLUMNS}})
 
 
@@ -386,28 +365,6 @@ def _joined(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
     import numpy as np
 
     return np.concatenate([np.empty(0, dtype=dtype), *arrays]).astype(dtype)
-
-
-def read_chunks(chunks: Artifact, rows: Int64[np.ndarray, " n"]) -> pa.Table:
-    """Id, source, stage and text of the chunks in these rows, in this order; other row groups are not read."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from common.columns import number_column, text_column
-
-    wanted = np.unique(rows)
-    pieces = [pa.table({name: text_column([]) for name in CHUNK_COLUMNS})]
-    first = 0
-    for name in chunks.names("chunks-*.parquet"):
-        with pq.ParquetFile(chunks.path(name)) as file:
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                mine = wanted[(wanted >= first) & (wanted < first + count)] - first
-                if len(mine):
-                    pieces.append(file.read_row_group(group, columns=list(CHUNK_COLUMNS)).take(number_column(mine)))
-                first += count
-    return pa.concat_tables(pieces).take(number_column(np.searchsorted(wanted, rows)))
 
 
 def _stats(hits: ArrayHits, names: Sequence[str], queries: int, vectors: int, settings: SearchConfig) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotate_with_clusters import ANNOTATIONS
-from cluster_corpus import CLUSTERS, chunk_ids, load_tree
+from cluster_corpus import CLUSTERS, load_tree
 from common.cli import run_script
 from common.errors import ConfigError, UserError
 from common.keys import keyed_settings
@@ -33,7 +33,7 @@ from common.stages import Job, Session, Stage
 from common.store import Artifact
 from config import Config, VisualizeConfig
 from embed_chunks import CHUNKS, VECTORS
-from map_chunks import MAP, placed, take_rows
+from map_chunks import MAP, placed
 from name_clusters import NAMES
 
 if TYPE_CHECKING:
@@ -140,11 +140,12 @@ def source_label(source: str, stage: str) -> str:
 
 def map_points(inputs: Mapping[str, Artifact]) -> Points:
     """The map's chunks with their cluster and whole text."""
+    from common.stored_chunks import take_chunks
     from common.taxonomy import Points
 
     table = inputs["map"].table("map.parquet")
     rows = table["chunk_row"].to_numpy()
-    chunks = take_rows(inputs["chunks"], "chunks-*.parquet", ["chunk_id", "source", "stage", "text"], rows)
+    chunks = take_chunks(inputs["chunks"], rows)
     assigned = placed(inputs["clusters"], rows)
     columns = {name: chunks[name].to_pylist() for name in chunks.column_names}
     columns |= {name: table[name].to_pylist() for name in ("chunk_row", "x", "y")}
@@ -159,6 +160,8 @@ def node_samples(
 ) -> dict[str, tuple[tuple[Sample, ...], tuple[Sample, ...]]]:
     """The central and the random texts of every cluster, by id; no random one is central."""
     import numpy as np
+
+    from common.stored_chunks import chunk_ids
 
     central = {
         node.cluster_id: [each["chunk_row"] for each in names[node.cluster_id]["example_chunks"]][
@@ -195,9 +198,10 @@ def random_rows(
 
 def _samples(chunks: Artifact, rows: Int[np.ndarray, " n"], limit: int) -> dict[int, Sample]:
     from common.html import shorten
+    from common.stored_chunks import take_chunks
     from common.taxonomy import Sample
 
-    taken = take_rows(chunks, "chunks-*.parquet", ["chunk_id", "source", "stage", "text"], rows).to_pylist()
+    taken = take_chunks(chunks, rows).to_pylist()
     return {
         row: Sample(each["chunk_id"], source_label(each["source"], each["stage"]), shorten(each["text"], limit))
         for row, each in zip(rows.tolist(), taken, strict=True)

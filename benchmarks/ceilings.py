@@ -172,11 +172,11 @@ def _under_limit(work: Callable[[], Any]) -> str:
 
 
 def hits_of_shards(folder: Path, shards: int) -> Callable[[], str]:
-    """`search.read_chunks` of ten hits: every shard's footer is read."""
+    """`take_chunks` of ten hits: every shard's footer is read."""
     import pyarrow as pa
 
     from common.store import Store
-    from search import CHUNK_COLUMNS, read_chunks
+    from common.stored_chunks import CHUNK_COLUMNS, take_chunks
 
     store = Store(folder)
     step, part = _step(store, "chunks")
@@ -185,7 +185,7 @@ def hits_of_shards(folder: Path, shards: int) -> Callable[[], str]:
         part.write_table(f"chunks-{number:05d}.parquet", table)
     chunks = store.publish(step, part, {"rows": 4 * shards, "code": {"fingerprint": "3.11:0"}})
     rows = np.linspace(0, 4 * shards - 1, 10).astype(np.int64)
-    return lambda: f"{len(read_chunks(chunks, rows))} hits"
+    return lambda: f"{len(take_chunks(chunks, rows))} hits"
 
 
 # --- vectors and trees ---------------------------------------------------------------------------------------

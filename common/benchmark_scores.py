@@ -17,6 +17,7 @@ from common.auc import auc
 from common.benchmark_table import NO_WORDS, SCORED, planted_of
 from common.leaks import PLANTED_NONE, Cell, Truth
 from common.statistics import wilson
+from common.stored_chunks import ids_or_null
 from config import BenchmarksConfig
 
 if TYPE_CHECKING:
@@ -152,11 +153,11 @@ def question_rows(found: Scored, stage: int, chunks: Artifact) -> pa.Table:
         "stage": pa.array([name] * count, pa.string()),
         "stage_chunks": pa.array(np.full(count, len(found.stored.of(stage)))),
         "pool_chunks": pa.array(np.full(count, found.pool)),
-        "nearest_chunk": chunk_ids(chunks, nearest.row),
+        "nearest_chunk": ids_or_null(chunks, nearest.row),
         "distance": _nullable(nearest.distance),
         "pooled_distance": _nullable(nearest.pooled),
         "contaminated": flagged,
-        "evidence_chunk": chunk_ids(chunks, scores.row),
+        "evidence_chunk": ids_or_null(chunks, scores.row),
         "answer_in_document": pa.array(scores.answered, mask=~scored),
         **{column: _nullable(values) for column, values in scores.values.items()},
     }
@@ -167,22 +168,6 @@ def _nullable(values: np.ndarray) -> pa.Array:
     import pyarrow as pa
 
     return pa.array(values, mask=~np.isfinite(values))
-
-
-def chunk_ids(chunks: Artifact, rows: Int64[np.ndarray, " n"], column: str = "chunk_id") -> pa.Array:
-    """Ids of chunks by row, null for row -1; a shard in memory at a time."""
-    import pyarrow as pa
-
-    wanted = np.unique(rows[rows >= 0])
-    found, first = [""] * len(wanted), 0
-    for table in chunks.tables("chunks-*.parquet", [column]):
-        start, end = np.searchsorted(wanted, [first, first + len(table)])
-        found[start:end] = table[column].take(pa.array(wanted[start:end] - first)).to_pylist()
-        first += len(table)
-    if not len(wanted):
-        return pa.nulls(len(rows), pa.string())
-    places = pa.array(np.searchsorted(wanted, np.maximum(rows, 0)), mask=rows < 0)
-    return pa.array(found, pa.string()).take(places)
 
 
 def leak_table(found: Scored, chunks: Artifact) -> pa.Table:
@@ -205,8 +190,8 @@ def leak_table(found: Scored, chunks: Artifact) -> pa.Table:
                     "question": taken["text"],
                     "answer": taken["answer"],
                     "passage": pa.array([scores.passages[row] for row in rows.tolist()], pa.string()),
-                    "chunk_id": chunk_ids(chunks, scores.row[rows]),
-                    "doc_id": chunk_ids(chunks, scores.row[rows], "doc_id"),
+                    "chunk_id": ids_or_null(chunks, scores.row[rows]),
+                    "doc_id": ids_or_null(chunks, scores.row[rows], "doc_id"),
                     "answer_in_document": pa.array(scores.answered[rows]),
                     "longest_words": pa.array(np.rint(scores.values["longest_span"][rows] * lengths).astype(np.int64)),
                     "planted": pa.array([planted[row] for row in rows.tolist()], pa.string()),
@@ -320,5 +305,5 @@ def hubs_of(chunks: Artifact, found: Scored) -> dict[str, Any]:
     stage = np.argmin(distance[:, known], axis=0)
     rows = np.stack([each.row for each in found.nearest])[stage, known]
     hubs = hubness(rows, len(found.stored.rows))
-    name = chunk_ids(chunks, np.array([hubs.largest_chunk]))[0].as_py()
+    name = ids_or_null(chunks, np.array([hubs.largest_chunk]))[0].as_py()
     return {**asdict(hubs), "largest_chunk": name}

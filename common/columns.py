@@ -1,4 +1,4 @@
-"""Arrow columns from arrays and strings, without pandas.
+"""Arrow columns from arrays and strings, and tables as CSV, without pandas.
 
 `pyarrow.array` and `pyarrow.parquet.read_table` import pandas, where it is installed, only to ask whether their
 argument is one of its objects. That is most of a second in a command that answers in half of one.
@@ -6,12 +6,15 @@ argument is one of its objects. That is most of a second in a command that answe
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
+
+from common.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,6 +59,26 @@ def whole_text(column: pa.ChunkedArray, most_bytes: int = MOST_BYTES) -> pa.Arra
 
     large = column.nbytes > most_bytes
     return (column.cast(pa.large_string()) if large else column).combine_chunks()
+
+
+# Rows of a table that are Python objects at once.
+CSV_ROWS = 4_096
+
+
+def write_csv(table: pa.Table, path: Path) -> None:
+    """A table as CSV with a header; null is an empty cell.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(table.column_names)
+            for batch in table.to_batches(CSV_ROWS):
+                writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    except OSError as error:
+        raise ConfigError(f"--csv {path}: cannot be written: {error.strerror}") from error
 
 
 class TextsOnDisk(Sequence[str]):

@@ -12,7 +12,7 @@ from common.progress import Progress
 from common.stages import Job
 from common.store import Artifact, Part
 from config import Config, ReportConfig
-from map_chunks import MAP, compute_map, map_settings, placed, take_rows
+from map_chunks import MAP, compute_map, map_settings, placed
 from tests.report_artifacts import DOCUMENTS_OF_GROUP, UNEMBEDDED_ROW, build, corpus_texts, publish_all
 
 CONFIG = Config(name="tiny")
@@ -83,14 +83,6 @@ def test_the_same_vectors_give_the_same_map(made, vectors, tmp_path):
     again = Part(tmp_path / "map")
     compute_map(Job(CONFIG, vectors, again, Progress(False), tmp_path))
     assert again.read_table("map.parquet").equals(made["map"].table("map.parquet"))
-
-
-def test_rows_are_taken_across_shards(upstream):
-    rows = np.array([0, 1, CHUNKS // 2 - 1, CHUNKS // 2, CHUNKS - 1])
-    taken = take_rows(upstream["chunks"], "chunks-*.parquet", ["text"], rows)
-    texts = corpus_texts()
-    assert taken["text"].to_pylist() == [texts[row] for row in rows]
-    assert len(take_rows(upstream["chunks"], "chunks-*.parquet", ["text"], rows[:0])) == 0
 
 
 def test_chunks_find_their_cluster_and_a_chunk_without_one_is_an_error(upstream):

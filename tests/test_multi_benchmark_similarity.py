@@ -218,10 +218,10 @@ def test_every_chunk_with_a_vector_has_its_most_similar_question(session, made):
 
 
 def test_the_copies_are_the_most_similar_chunks(session, made):
-    from common.benchmark_scores import chunk_ids
+    from common.stored_chunks import ids_or_null
 
     table = pa.concat_tables(made.tables("chunks-*.parquet")).sort_by([("max_similarity", "descending")])
-    first = chunk_ids(session.load(CHUNKS), table["chunk_row"].to_numpy()[:2]).to_pylist()
+    first = ids_or_null(session.load(CHUNKS), table["chunk_row"].to_numpy()[:2]).to_pylist()
     assert set(first) == {"logs/again#0", "recipes/digits#0"}
 
 

@@ -19,6 +19,7 @@ from common.arrays import ShardedArray
 from common.columns import text_column
 from common.errors import ConfigError, MissingArtifact, UserError
 from common.stages import Session
+from common.stored_chunks import take_chunks
 from config import (
     ChunkingConfig,
     Config,
@@ -36,7 +37,6 @@ from search import (
     asked_texts,
     has_queries,
     print_hits,
-    read_chunks,
     read_queries,
     search,
     search_arrays,
@@ -274,13 +274,6 @@ def test_queries_without_a_vector_are_named(corpus):
         find(session, ["planet \udcff"])
 
 
-def test_only_the_chunks_that_were_hit_are_read(corpus):
-    chunks = corpus[1].load(CHUNKS)
-    every = chunks.table("chunks-00000.parquet")["text"].to_pylist()
-    assert read_chunks(chunks, np.array([9, 0, 9]))["text"].to_pylist() == [every[9], every[0], every[9]]
-    assert read_chunks(chunks, np.array([], dtype=np.int64)).num_rows == 0
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_arrays_are_searched_by_the_settings(metric):
     vectors, queries = random_vectors(500), random_vectors(20, seed=1)
@@ -438,7 +431,7 @@ def test_long_text_is_cut_to_the_terminal_and_whole_as_json(corpus):
     assert line.endswith("…")
     full = json.loads(script(corpus[0], "--query", "a comet of ice and dust", "search.k=1", "--json").stdout)
     hit = full["result"]["hits"][0]
-    assert hit["text"] == read_chunks(corpus[1].load(CHUNKS), np.array([hit["chunk_row"]]))["text"][0].as_py()
+    assert hit["text"] == take_chunks(corpus[1].load(CHUNKS), np.array([hit["chunk_row"]]))["text"][0].as_py()
     assert len(hit["text"]) > 500
 
 

@@ -30,8 +30,8 @@ def project(tmp_path: Path) -> Project:
     return toy_project(tmp_path)
 
 
-def slow_numbers(*more: str) -> tuple[str, ...]:
-    return (NUMBERS, CONFIG, "numbers.shards=6", "numbers.pause=0.15", *more)
+def six_numbers(*more: str) -> tuple[str, ...]:
+    return (NUMBERS, CONFIG, "numbers.shards=6", *more)
 
 
 def undisturbed(project: Project, *overrides: str) -> dict[str, str]:
@@ -55,14 +55,14 @@ def assert_clean(project: Project) -> None:
 
 
 def test_killed_from_outside_and_continued(project):
-    process = project.start(*slow_numbers())
+    process = project.start(*six_numbers("numbers.hold=3"))
     wait_for(lambda: list(project.data.glob("numbers/*.part/numbers-00002.json")), process)
     process.kill()
     assert process.wait() == KILLED
     (part,) = parts(project)
     before = identities(part)
-    assert len(before) >= 3
-    (step,) = project.outcomes(*slow_numbers("numbers.pause=0"))
+    assert len(before) == 3
+    (step,) = project.outcomes(*six_numbers())
     folder = project.folder / step["folder"]
     after = identities(folder)
     assert {name: after[name] for name in before} == before
@@ -268,8 +268,19 @@ def test_the_whole_main_job_killed_all_along(tmp_path):
 # --- two at once ---------------------------------------------------------------------------------------------
 
 
+def two_at_once(project: Project) -> list[subprocess.Popen[str]]:
+    """A run that holds in the middle (until there is a file `go`), and another of the same key that waits for it."""
+    command = six_numbers("numbers.hold=2", "--json")
+    first = project.start(*command)
+    wait_for(lambda: list(project.data.glob("numbers/*.part/numbers-00001.json")), first)
+    second = project.start(*command)
+    assert second.stderr and "waiting for another run" in second.stderr.readline()
+    return [first, second]
+
+
 def test_two_runs_of_one_key_share_the_work(project):
-    processes = [project.start(*slow_numbers("--json")) for _ in range(2)]
+    processes = two_at_once(project)
+    (project.folder / "go").touch()
     results = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     steps = [json.loads(out)["steps"][0] for out, _ in results]
@@ -280,20 +291,18 @@ def test_two_runs_of_one_key_share_the_work(project):
 
 
 def test_the_one_that_waits_takes_over_from_the_one_that_is_killed(project):
-    first = project.start(*slow_numbers())
-    wait_for(lambda: list(project.data.glob("numbers/*.part/numbers-00000.json")), first)
-    second = project.start(*slow_numbers("--json"))
-    wait_for(lambda: list(project.data.glob("numbers/*.part/numbers-00001.json")), first)
+    first, second = two_at_once(project)
     first.kill()
     first.wait()
     (part,) = parts(project)
     before = identities(part)
+    (project.folder / "go").touch()
     out, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
     step = json.loads(out)["steps"][0]
     assert step["status"] == "computed"
     after = identities(project.folder / step["folder"])
-    assert {name: after[name] for name in list(before)[:2]} == {name: before[name] for name in list(before)[:2]}
+    assert {name: after[name] for name in before} == before
     assert checksums(project.folder / step["folder"]) == undisturbed(project)
 
 
@@ -310,11 +319,11 @@ def test_readers_of_an_artifact_that_is_replaced_again_and_again(project):
 
 
 def test_gc_leaves_a_running_stage_alone(project):
-    process = project.start(*slow_numbers())
+    process = project.start(*six_numbers("numbers.hold=2"))
     wait_for(lambda: list(project.data.glob("numbers/*.part/numbers-00001.json")), process)
     done = project.run("artifacts.py", "gc", "--yes", "--json")
-    assert process.poll() is None
     assert json.loads(done.stdout)["items"] == []
+    (project.folder / "go").touch()
     assert process.wait(60) == 0
     assert checksums(project.artifact("numbers")) == undisturbed(project)
 

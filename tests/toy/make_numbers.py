@@ -23,12 +23,13 @@ from config import Section, runtime, setting
 
 @dataclass(frozen=True)
 class NumbersConfig(Section):
-    """Settings of the first stage; `pause`, `shard_bytes` and `trouble` make its faults reachable."""
+    """Settings of the first stage; `pause`, `hold`, `shard_bytes` and `trouble` make its faults reachable."""
 
     shards: int = setting(3, ge=0)
     seed: int = setting(7, ge=0)
     file: str | None = setting(None)
     pause: float = runtime(0.0, ge=0.0, help="seconds to sleep before each shard")
+    hold: int = runtime(-1, ge=-1, help="this shard waits for a file named `go` in the working folder")
     shard_bytes: int = runtime(0, ge=0, help="padding of each shard")
     trouble: Literal["none", "raise", "nothing", "no_rows", "interrupt"] = runtime("none")
 
@@ -70,6 +71,8 @@ def compute(job: Job) -> int:
         name = f"numbers-{shard:05d}.json"
         if not job.part.finished(name):
             time.sleep(numbers.pause)
+            while shard == numbers.hold and not Path("go").exists():
+                time.sleep(0.01)
             _trouble(numbers.trouble, shard)
             values = [random.Random(f"{numbers.seed}:{shard}:{row}").random() for row in range(10)]
             padding = numbers.shard_bytes or 0

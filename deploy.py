@@ -79,6 +79,8 @@ def new_record(args: Namespace, session: Session) -> Record:
     for name, value in limits.items():
         if value is not None and not 0 < value < 1e6:
             raise ConfigError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+    if args.port is not None and not 0 < args.port < 65536:
+        raise ConfigError(f"--port {args.port}: a port is a number from 1 to 65535")
     return Record(
         job=run_file_name(session.config.name),
         box=given_box(args),
@@ -87,7 +89,7 @@ def new_record(args: Namespace, session: Session) -> Record:
         config=session.config_path,
         data_dir=session.config.data_dir,
         overrides=session.overrides,
-        stages=tuple(name.strip() for name in (args.stages or "").split(",") if name.strip()),
+        stages=stage_names(args.stages),
         extras=tuple(args.extra),
         groups=tuple(args.group),
         secrets=() if args.no_secrets else (tuple(args.secret) or None),
@@ -95,6 +97,18 @@ def new_record(args: Namespace, session: Session) -> Record:
         install_uv=args.install_uv or args.host is None,
         **limits,
     )
+
+
+def stage_names(text: str | None) -> tuple[str, ...]:
+    """The names of --stages; none where it was not given.
+
+    Raises:
+        ConfigError: it was given, and names nothing: that must not mean the whole pipeline.
+    """
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise ConfigError(f"--stages {text!r}: names no script; without it, run_pipeline runs")
+    return names
 
 
 def given_box(args: Namespace) -> Box:
@@ -118,6 +132,24 @@ def remote_folder(text: str) -> str:
     return name
 
 
+def same_job(args: Namespace, verb: str) -> str:
+    """The command that does `verb` to the job of this command line: where it is remembered follows from `data_dir`."""
+    folder = data_folder(args)
+    return f"uv run deploy.py {verb} {shlex.join([args.config, *([f'data_dir={folder}'] if folder else [])])}"
+
+
+def data_folder(args: Namespace) -> str:
+    """The data folder of the command line; empty where it names none."""
+    given = [text.partition("=")[::2] for text in args.overrides]
+    return next((value.strip() for name, value in given if name.strip() == "data_dir"), "")
+
+
+def verifying(record: Record) -> str:
+    """The command that checks what was brought back."""
+    place = [] if record.data_dir == "data" else ["--data-dir", record.data_dir]
+    return shlex.join(["uv", "run", "artifacts.py", "verify", *place])
+
+
 def known_record(args: Namespace) -> tuple[Path, Record]:
     """(where it is kept, what is known of a job that was started). Its own name will do for a config: one must always
     be able to stop a job whose config no longer loads.
@@ -128,9 +160,11 @@ def known_record(args: Namespace) -> tuple[Path, Record]:
     from common.deploy_jobs import read_record, record_path
     from common.stages import run_file_name
 
-    path = record_path("data", args.config)
-    session = None
-    if args.config.endswith(".py") or Path(args.config).name != args.config or not path.is_file():
+    path = record_path(data_folder(args) or "data", args.config)
+    session, is_name = None, not args.config.endswith(".py") and Path(args.config).name == args.config
+    if is_name and not path.is_file() and not Path(args.config).is_file():
+        raise MissingArtifact(f"{args.config}: no config file, and no job of this name was started from here ({path})")
+    if not is_name or not path.is_file():
         session = load_session(args.config, args.overrides)
         path = record_path(session.config.data_dir, run_file_name(session.config.name))
     known = read_record(path)
@@ -215,7 +249,7 @@ def begin(args: Namespace, plan: Plan, record: Record, path: Path) -> int:
     if args.json:
         print_json({"job": record.job, "host": record.box.host, **asdict_of(started)})
     else:
-        print(f"next:   uv run deploy.py logs -f {shlex.quote(args.config)}")
+        print(f"next:   {same_job(args, 'logs -f')}")
     return 0
 
 
@@ -287,8 +321,7 @@ def follow(args: Namespace, record: Record) -> int:
     try:
         logs(record, (lambda _: None) if args.json else printer(), follow=True)
     except KeyboardInterrupt:
-        name = shlex.quote(args.config)
-        say(f"\nthe job goes on; to see it: uv run deploy.py logs -f {name}; to end it: uv run deploy.py stop {name}")
+        say(f"\nthe job goes on; to see it: {same_job(args, 'logs -f')}; to end it: {same_job(args, 'stop')}")
         return EXIT_INTERRUPTED
     return conclude(args, record, status(record))
 
@@ -309,10 +342,9 @@ def conclude(args: Namespace, record: Record, state: dict[str, Any]) -> int:
     if record.box.name and finished and everything:
         give_back(record)
     elif record.box.name:
-        say(f"the rented box is still up; to give it back: uv run deploy.py release {shlex.quote(args.config)}")
+        say(f"the rented box is still up; to give it back: {same_job(args, 'release')}")
     if not args.json:
-        again = f"uv run deploy.py resume {shlex.quote(args.config)}"
-        print(f"next:   {'uv run artifacts.py verify' if finished else again}")
+        print(f"next:   {verifying(record) if finished else same_job(args, 'resume')}")
     if finished:
         return 0
     # 2 and 3 mean something only where one of our scripts said so.
@@ -365,7 +397,7 @@ def run_stop(args: Namespace) -> int:
         print_json({"job": record.job, **state})
     else:
         print(describe(record, state))
-        print(f"next:   uv run deploy.py resume {shlex.quote(args.config)}")
+        print(f"next:   {same_job(args, 'fetch' if state['state'] == 'finished' else 'resume')}")
     return 0
 
 
@@ -393,7 +425,7 @@ def run_release(args: Namespace) -> int:
         raise UserError(f"{record.box.host}: not rented from here; there is nothing to give back")
     with suppress(MissingArtifact):
         if status(record)["state"] == "running":
-            raise UserError(f"{record.job} is running there; stop it first: uv run deploy.py stop {record.job}")
+            raise UserError(f"{record.job} is running there; stop it first: {same_job(args, 'stop')}")
     outcomes = fetch(record)
     if outcomes:
         print_outcomes(outcomes)

@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -149,14 +150,17 @@ def _refuse_running(running: Mapping[str, Any] | None, record: Record) -> None:
     if running is None:
         return
     which = "this job" if running["job"] == record.job else f"another job, '{running['job']}',"
+    # A name is looked up in data/; in another folder only where the command says so.
+    beside = not is_shared(record.data_dir) and record.data_dir != DATA
+    name = shlex.join([running["job"], *([f"data_dir={record.data_dir}"] if beside else [])])
     if running["state"] == "lost":
         raise UserError(
             f"{record.box.host}: {which} was lost, but {running['left']} of its processes live on; end them first: "
-            f"uv run deploy.py stop {running['job']}"
+            f"uv run deploy.py stop {name}"
         )
     raise UserError(
         f"{record.box.host}: {which} is running in {record.root} (attempt {running['attempt']}, {running['step']}); "
-        f"see it with: uv run deploy.py logs -f {running['job']}, or give this one a --remote-dir of its own"
+        f"see it with: uv run deploy.py logs -f {name}, or give this one a --remote-dir of its own"
     )
 
 

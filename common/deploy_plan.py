@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from common.deploy_inputs import Inputs, local_inputs, plan_inputs, there
 from common.errors import ConfigError, MissingArtifact, UserError
 from common.hub import is_local
 from common.provenance import PROJECT_ROOT
+from common.remote_objects import GCS, S3
 from common.stages import Session, Stage, run_file_name
 from common.store import URL, Artifact
 from config import GenerationConfig, HubReader
@@ -114,10 +116,13 @@ def make_plan(
         secrets: names of environment variables; None means those that the scripts need and that are set here.
 
     Raises:
-        ConfigError: a stage has no script, or an override cannot go.
+        ConfigError: a stage has no script, an override cannot go, or an extra, a group or a secret is none.
         UserError: the project is no git checkout.
     """
     root, config = PROJECT_ROOT.resolve(), session.config
+    refuse_unknown_extras(extras, groups, root)
+    if secrets is not None:
+        secret_values(secrets)
     scripts = scripts_of(stages, root)
     tree = tracked_tree(root)
     config_file = Path(session.config_path)
@@ -212,13 +217,34 @@ def wanted_stages(session: Session, scripts: Iterable[str]) -> tuple[tuple[Stage
 # --- what the settings ask for -------------------------------------------------------------------------------
 
 
+def refuse_unknown_extras(extras: Iterable[str], groups: Iterable[str], root: Path) -> None:
+    """Raise ConfigError for an extra or a group that pyproject.toml does not have: over there it would cost a sync."""
+    import tomllib
+
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    known = {
+        "extra": project["project"].get("optional-dependencies", {}),
+        "group": project.get("dependency-groups", {}),
+    }
+    for option, names in (("extra", extras), ("group", groups)):
+        for name in names:
+            if _normal(name) not in map(_normal, known[option]):
+                there = ", ".join(sorted(known[option])) or "none"
+                raise ConfigError(f"--{option} {name!r}: pyproject.toml has no such {option}; there are: {there}")
+
+
+def _normal(name: str) -> str:
+    """A name as packaging compares them."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def extras_of(config: Any, scripts: Iterable[str]) -> list[str]:
     """The optional dependencies without which these settings cannot run."""
     scripts = set(scripts)
     asked = {
         "ray": _at(config, "engine") == "ray",
-        "s3": str(_at(config, "data_dir")).startswith("s3://"),
-        "gcs": str(_at(config, "data_dir")).startswith("gs://"),
+        "s3": _scheme(config) in S3,
+        "gcs": _scheme(config) in GCS,
         "onnx": _at(config, "embedding.backend") == "onnx",
         "openvino": _at(config, "embedding.backend") == "openvino",
         "evoc": _at(config, "clustering.engine") == "evoc",
@@ -246,7 +272,7 @@ def wanted_secrets(config: Any, scripts: Sequence[str]) -> list[str]:
     names = [item.api_key_variable for item in chosen if getattr(item, "api_key_variable", "")]
     if any(_reads_hub(item) for item in _walk(config)):
         names.append("HF_TOKEN")
-    if str(_at(config, "data_dir")).startswith("s3://"):
+    if _scheme(config) in S3:
         names += S3_VARIABLES
     values = secret_values(names, optional=True)
     return [name for name in dict.fromkeys(names) if name in values]
@@ -291,6 +317,12 @@ def _walk(value: Any) -> Iterator[Any]:
             yield from _walk(inner)
 
 
+def _scheme(config: Any) -> str:
+    """What the data folder's URL begins with; empty for a folder."""
+    scheme, found, _ = str(_at(config, "data_dir")).partition("://")
+    return scheme.lower() if found else ""
+
+
 def _at(config: Any, name: str) -> Any:
     """A setting by its dotted name; None where a config has no such section."""
     for step in name.split("."):
@@ -320,7 +352,10 @@ def _goes(root: Path, name: str) -> bool:
 
 def _git_files(root: Path, *flags: str) -> list[str]:
     command = ["git", "-C", str(root), "ls-files", "-z", *flags]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise UserError("git is needed on this machine: deploy.py sends what it tracks; install it") from error
     if done.returncode:
         raise UserError(
             f"{root}: deploy.py sends what git tracks, and this is no git checkout; make one: git init && git add ."

@@ -48,6 +48,7 @@ GRACE = 10.0  # seconds between TERM and KILL
 TAIL_BYTES = 4096  # of the output, kept for a disk that takes no more
 RESERVE = 16_384  # bytes of disk kept back for the outcome
 BLOCK = 1 << 20
+QUIET = 0.5  # seconds without output after which the beginning of a line is shown
 BUSY = 0.01  # of one core: less is idle
 STOPPED_BY_TIMEOUT = 124  # as timeout(1) says
 NOT_HERE = 3
@@ -478,16 +479,24 @@ class Output:
             data = data[self.stream.write(data) :]
 
     def say(self, message: str) -> None:
-        self.write(f"== {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {message}\n".encode())
+        line = f"== {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {message}\n"
+        self.write(line.encode("utf-8", "backslashreplace"))  # a file's name may be no UTF-8
+
+    def begun(self, data: bytes) -> int:
+        """How many of the last bytes may begin a secret whose others are yet to come."""
+        sizes = [size for value, _ in self.hidden for size in range(1, len(value)) if data.endswith(value[:size])]
+        return max(sizes, default=0)
 
     def pump(self, descriptor: int) -> None:
         """Copy a process's output, by lines where it has lines, until every writer has closed it."""
         waiting = b""
         while True:
-            ready = select.select([descriptor], [], [], 0.5)[0]
+            ready = select.select([descriptor], [], [], QUIET)[0]
             block = os.read(descriptor, 65536) if ready else b""
             waiting += block
             cut = waiting.rfind(b"\n") + 1 if ready and block and len(waiting) < 65536 else len(waiting)
+            if block or not ready:
+                cut -= self.begun(waiting[:cut])
             if cut:
                 self.write(waiting[:cut])
             waiting = waiting[cut:]
@@ -515,7 +524,17 @@ class Supervisor:
         self.prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
     def run(self) -> None:
-        """Every step, and the outcome."""
+        """Every step, and the outcome, also of a fault of this program's own: that is no lost job."""
+        try:
+            self.conclude(self.run_steps())
+        except Exception as error:
+            end_all(self.token, self.spec["grace"])
+            self.output.say(f"the supervisor failed: {type(error).__name__}: {error}")
+            self.conclude(1, f"the supervisor failed, {type(error).__name__}")
+            raise
+
+    def run_steps(self) -> int:
+        """One after another, until one fails or the job is to end; the last exit code."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.end("stopped by the user", 143))
@@ -532,7 +551,7 @@ class Supervisor:
             code = self.run_step(step)
             if code or self.reason:
                 break
-        self.conclude(code)
+        return code
 
     def end(self, reason: str, code: int) -> None:
         """Remember why the job is to end; the loop that waits for the step does the rest."""
@@ -631,13 +650,13 @@ class Supervisor:
         seen, self.seen = self.seen, (self.output.stream.tell(), newest(self.root / "data"))
         return seen != self.seen
 
-    def conclude(self, code: int) -> None:
+    def conclude(self, code: int, fault: str = "") -> None:
         """Write the outcome into the space kept for it, and give it its name."""
         state = "stopped" if self.reason else "failed" if code else "finished"
         outcome = {
             "state": state,
             "rc": self.code if self.reason else code,
-            "reason": self.reason,
+            "reason": self.reason or fault,
             "step": self.step,
             "ended": time.time(),
             "attempt": self.spec["attempt"],

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from common import deploy_jobs
 from common.deploy_remote import processes_of, read_json
 from tests.sshd import MISSING, Server, running_sshd
 from tests.toy_project import CONFIG, NUMBERS, ROOT, Project, checksums, identities, toy_project
@@ -190,6 +191,41 @@ def test_a_remote_folder_is_one_of_the_projects_own(folder: str):
         remote_folder(folder)
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [(["--port", "0"], "1 to 65535"), (["--port=-5"], "1 to 65535"), (["--stages", " ,"], "names no script")],
+)
+def test_what_would_be_ignored_is_refused(option: list[str], words: str, tmp_path: Path, capsys):
+    import deploy
+
+    config = [str(ROOT / "configs/clustering_01_tiny.py"), f"data_dir={tmp_path}"]
+    assert deploy.main([*config, "--host", "me@box", *option]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_command_that_is_told_finds_the_job_again(tmp_path: Path, capsys):
+    """The record of a job lies in its data folder, so a command that is to find it has to name that folder."""
+    import deploy
+
+    args = deploy.make_parser().parse_args(["configs/x.py"])
+    args.config, args.overrides = "configs/x.py", ["sums.factor=2"]
+    assert deploy.same_job(args, "logs -f") == "uv run deploy.py logs -f configs/x.py"
+    args.overrides = ["sums.factor=2", f"data_dir={tmp_path}/a b"]
+    assert deploy.same_job(args, "stop") == f"uv run deploy.py stop configs/x.py 'data_dir={tmp_path}/a b'"
+    (tmp_path / "a b" / "deploys").mkdir(parents=True)
+    record = deploy.new_record(
+        deploy.make_parser().parse_args(["x", "--host", "me@box"]),
+        deploy.load_session(str(ROOT / "configs/clustering_01_tiny.py"), args.overrides[1:]),
+    )
+    deploy_jobs.write_record(tmp_path / "a b" / "deploys" / "clustering_01_tiny.json", record)
+    args.config = "clustering_01_tiny"
+    assert deploy.known_record(args)[1] == record
+    assert deploy.verifying(record) == f"uv run artifacts.py verify --data-dir '{tmp_path}/a b'"
+    assert deploy.verifying(replace(record, data_dir="data")) == "uv run artifacts.py verify"
+    assert deploy.main(["stop", "never_started"]) == 3
+    assert "no config file, and no job of this name" in capsys.readouterr().err
+
+
 def test_without_a_host_a_machine_is_rented_and_an_end_must_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     import deploy
 
@@ -258,6 +294,7 @@ def test_a_client_that_dies_leaves_the_job_running_and_finds_it_again(box: Box):
     assert followed.returncode == 0
     assert followed.stdout == box.log()
     assert box.json("status")["state"] == "finished"
+    assert "next:   uv run deploy.py fetch" in box.run("stop").stdout
     fetched = box.run("fetch")
     assert fetched.returncode == 0, fetched.stderr
     assert "all whole" in box.project.run("artifacts.py", "verify").stdout

@@ -12,6 +12,7 @@ from common.deploy_plan import (
     generates,
     is_shared,
     make_plan,
+    refuse_unknown_extras,
     scripts_of,
     secret_values,
     stages_of,
@@ -64,6 +65,12 @@ def test_a_folder_without_git_is_refused_with_the_remedy(tmp_path: Path):
 
 
 # --- scripts and stages --------------------------------------------------------------------------------------
+
+
+def test_that_git_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="git is needed on this machine"):
+        tracked_tree(ROOT)
 
 
 def test_stages_are_named_like_their_scripts_and_run_in_the_order_given():
@@ -122,10 +129,29 @@ def test_a_plan_names_what_is_missing_with_its_command_and_drops_folders_of_this
 def test_extras_follow_from_the_settings():
     assert extras_of(Config(name="x"), ["run_pipeline.py"]) == []
     assert extras_of(Config(name="x", engine="ray", data_dir="s3://b/c"), ["embed_chunks.py"]) == ["ray", "s3"]
+    other = [Config(name="x", data_dir=url) for url in ("s3a://b/c", "S3://b/c", "gcs://b/c", "gs://b/c", "s3/b")]
+    assert [extras_of(config, ["embed_chunks.py"]) for config in other] == [["s3"], ["s3"], ["gcs"], ["gcs"], []]
     assert extras_of(Config(name="x", clustering=ClusteringConfig(engine="evoc")), ["cluster_corpus.py"]) == ["evoc"]
     vllm = Config(name="x", generation=GenerationConfig(engine="vllm", model="org/m"))
     assert extras_of(vllm, ["rollout.py"]) == ["vllm"]
     assert extras_of(vllm, ["embed_chunks.py"]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"extras": ["nope"]}, "no such extra; there are: app,"),
+        ({"extras": ["--help"]}, "no such extra"),
+        ({"groups": ["ray"]}, "no such group; there are: benchmarks, dev"),
+        ({"secrets": ["NOT_SET_ANYWHERE"]}, "is not set"),
+    ],
+)
+def test_what_would_end_the_job_over_there_is_refused_here(given: dict[str, list[str]], words: str, tmp_path: Path):
+    config = Config(name="x", prepare=ONE_PACKAGE, data_dir=str(tmp_path))
+    session = Session(config, str(ROOT / "configs" / "clustering_01_tiny.py"))
+    with pytest.raises(ConfigError, match=words):
+        make_plan(session, ["embed_chunks"], **given)
+    refuse_unknown_extras(["Fast_HDBSCAN"], ["dev"], ROOT)
 
 
 def test_a_model_is_asked_by_rollouts_and_by_names_that_a_model_gives():

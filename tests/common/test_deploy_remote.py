@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,37 @@ def test_secrets_reach_the_steps_that_ask_and_stay_nowhere(tmp_path: Path):
     assert [line for line in log(folder).splitlines() if line.startswith("key")] == ["key None", "key [MY_KEY]"]
     left = [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret-value" in path.read_bytes()]
     assert left == []
+
+
+def test_a_secret_that_comes_in_pieces_is_blotted_out_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two writes with a pause between, more than a block without a line break, and a secret of two lines."""
+    monkeypatch.setattr(agent, "QUIET", 0.01)
+    hidden = {"KEY": "s3cret-value-1234", "TWO": "first-half\nsecond-half"}
+    output = agent.Output(tmp_path / "log", hidden)
+    read, write = os.pipe()
+    pump = threading.Thread(target=output.pump, args=(read,))
+    pump.start()
+    for piece in (
+        b"a=s3cret-va",
+        b"lue-1234\nb=",
+        b"x" * 65530 + b"s3cret-",
+        b"value-1234\nfirst-half\n",
+        b"second-half ends s3c",
+    ):
+        os.write(write, piece)
+        time.sleep(0.03)
+    os.close(write)
+    pump.join()
+    said = (tmp_path / "log").read_bytes()
+    assert said == b"a=[KEY]\nb=" + b"x" * 65530 + b"[KEY]\n[TWO] ends s3c"
+
+
+def test_a_name_that_is_no_utf8_and_a_fault_of_the_supervisor_do_not_lose_the_job(tmp_path: Path):
+    odd = {**python("print('ran')"), "shown": os.fsdecode(b"od\xffd.py")}
+    state = ended(folder := launch(tmp_path, odd, {**odd, "argv": 7}))
+    assert "od\\udcffd.py\nran\n" in log(folder)
+    assert (state["state"], state["rc"], state["reason"]) == ("failed", 1, "the supervisor failed, TypeError")
+    assert "the supervisor failed: TypeError" in log(folder)
 
 
 def test_secrets_of_a_job_that_never_read_them_are_removed(tmp_path: Path):

@@ -23,6 +23,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,43 +44,27 @@ from search import embed_texts
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from jaxtyping import Bool, Float32, Int64
+    from jaxtyping import Float32, Int64
 
-    from common.arrays import ShardedArray
     from common.neighbours import Neighbours
     from common.rollouts import Rollout
     from common.samples import GSM8KSample
-    from common.similarity import PooledDistances
+    from common.similarity_corpus import Corpus
     from common.similarity_evidence import Evidence
-    from common.similarity_hypotheses import Scores
+    from common.similarity_measured import Measured, Texts
     from common.similarity_summary import StageScores
-    from common.similarity_texts import Agreement, Entry, NullTexts, Unused
 
 # Texts embedded between two files that a killed run finds again.
 BATCH = 8_192
-# At most this share of a stage's documents is held out of its pools.
-HELD_OUT_SHARE = 0.2
 # Chunks that count as most like the benchmark when strategies are compared; and how many are named.
 TOP_SHARE, LISTED = 0.01, 20
 FEWEST_CHUNKS = 3
-# Pools below this size are remarked on.
-FEW_CHUNKS = 100
 # Texts with the most verbatim evidence, of each stage, that the report shows.
 EVIDENCE = 10
 NO_DIRECTION = "the embedder knows no part of it"
 
 
 # --- texts ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What is held against the corpus, what of the benchmark is not, and how our grades agree with given ones."""
-
-    entries: list[Entry]
-    unused: list[Unused]
-    grades: list[Agreement]
-    questions: int
 
 
 def questions_of(config: Config) -> RolloutsConfig:
@@ -94,7 +79,8 @@ def gather_texts(job: Job) -> Texts:
     Raises:
         UserError: there is no question, or no answer where answers are asked for.
     """
-    from common.similarity_texts import agreement, answer_entries, entries_of, parted
+    from common.similarity_measured import Texts
+    from common.similarity_texts import agreement, answer_entries, controls, entries_of, parted
 
     settings = job.config.similarity
     samples = gsm8k_samples(job.config, job.cache_dir)
@@ -105,7 +91,8 @@ def gather_texts(job: Job) -> Texts:
     if settings.answers != "none" and not any(entry.model for entry in entries):
         raise UserError("similarity.answers: none of the answers is to one of these questions; check similarity.source")
     grades = agreement(rollouts, entries, samples)
-    return Texts([*entries, *controls(entries, settings)], unused, grades, len(samples))
+    entries += controls(entries, settings.shuffled_questions, settings.seed)
+    return Texts(entries, unused, grades, len(samples))
 
 
 def gsm8k_samples(config: Config, cache_dir: Path) -> list[GSM8KSample]:
@@ -126,6 +113,8 @@ def read_answers(job: Job) -> Iterator[Rollout]:
         ConfigError: a file is asked for and none is named.
         UserError: the file cannot be read, or a line is none.
     """
+    from common.graded_solutions import answers_in
+
     settings = job.config.similarity
     if settings.answers == "rollouts":
         yield from load_rollouts(job.inputs["rollouts"])
@@ -147,147 +136,6 @@ def answers_path(settings: SimilarityConfig) -> Path:
     return path
 
 
-def answers_in(path: Path) -> Iterator[Rollout]:
-    """The rollouts of a file of either layout."""
-    from common.graded_solutions import first_row, is_graded, read_graded
-    from common.rollouts import read_jsonl
-
-    yield from read_graded(path) if is_graded(first_row(path)) else read_jsonl(path)
-
-
-def controls(entries: Sequence[Entry], settings: SimilarityConfig) -> list[Entry]:
-    """Shuffled copies of all texts of some questions, chosen by a hash of their ids."""
-    import numpy as np
-
-    from common.dedup import sample_ranks
-    from common.similarity_texts import shuffled
-
-    names = list(dict.fromkeys(entry.sample_id for entry in entries))
-    ranks = sample_ranks(settings.seed, "shuffled", names)
-    chosen = {names[row] for row in np.argsort(ranks, kind="stable")[: settings.shuffled_questions].tolist()}
-    mine = [entry for entry in entries if entry.sample_id in chosen]
-    return [*shuffled(mine, "within", settings.seed), *shuffled(mine, "among", settings.seed)] if mine else []
-
-
-# --- the corpus ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Corpus:
-    """The vectors, and what is known of the chunk of each.
-
-    Args:
-        rows: chunk row of each vector.
-        stage: place of its training stage in `stages`.
-        first: whether its text is the first of its kind in its stage; `first_of_all`: in the whole corpus.
-        held_out: whether its document is held out of the pools.
-        null_rows: of each stage, the vectors that held-out texts are cut from: the first chunk of every such document.
-    """
-
-    stored: ShardedArray
-    rows: Int64[np.ndarray, " vectors"]
-    stages: tuple[str, ...]
-    stage: Int64[np.ndarray, " vectors"]
-    first: Bool[np.ndarray, " vectors"]
-    first_of_all: Bool[np.ndarray, " vectors"]
-    held_out: Bool[np.ndarray, " vectors"]
-    null_rows: tuple[Int64[np.ndarray, " texts"], ...]
-
-    def of_stage(self, number: int) -> Int64[np.ndarray, " n"]:
-        """The distinct chunks of a stage, by number among the vectors."""
-        import numpy as np
-
-        return np.flatnonzero(self.first & (self.stage == number))
-
-    def poolable(self, number: int) -> Int64[np.ndarray, " n"]:
-        """Those of them that are not held out."""
-        import numpy as np
-
-        return np.flatnonzero(self.first & (self.stage == number) & ~self.held_out)
-
-    def pool_size(self, settings: SimilarityConfig) -> int:
-        """Chunks of a pool.
-
-        Raises:
-            ConfigError: more are asked for than the smallest stage has.
-        """
-        sizes = {stage: len(self.poolable(number)) for number, stage in enumerate(self.stages)}
-        smallest = min(sizes, key=lambda stage: sizes[stage])
-        if (settings.pool_size or 0) > sizes[smallest]:
-            raise ConfigError(
-                f"similarity.pool_size is {settings.pool_size}, but stage '{smallest}' has {sizes[smallest]} chunks "
-                "that are not held out"
-            )
-        return settings.pool_size or sizes[smallest]
-
-
-def load_corpus(job: Job) -> Corpus:
-    """The vectors of a finished corpus, with some documents of every stage held out by a hash of their ids."""
-    import numpy as np
-
-    from common.arrays import stored_rows, stored_vectors
-    from common.similarity import distinct_rows
-    from common.stored_chunks import stage_groups, text_digests
-
-    chunks, vectors = job.inputs["chunks"], job.inputs["vectors"]
-    shards = stored_rows(vectors)
-    stages, stage = stage_groups(chunks, shards)
-    empty = [name for number, name in enumerate(stages) if not (stage == number).any()]
-    if empty:
-        raise UserError(f"stage '{empty[0]}': none of its chunks has a vector; leave its sources out")
-    rows, digests = shards.load(), text_digests(chunks)
-    held_out, null_rows = hold_out(job, rows, stage, len(stages))
-    return Corpus(
-        stored=stored_vectors(vectors),
-        rows=rows,
-        stages=tuple(stages),
-        stage=stage,
-        first=distinct_rows(digests[rows], stage),
-        first_of_all=distinct_rows(digests[rows]),
-        held_out=np.asarray(held_out),
-        null_rows=null_rows,
-    )
-
-
-def hold_out(
-    job: Job, rows: Int64[np.ndarray, " vectors"], stage: Int64[np.ndarray, " vectors"], stages: int
-) -> tuple[Bool[np.ndarray, " vectors"], tuple[Int64[np.ndarray, " texts"], ...]]:
-    """Which vectors are held out, and of each stage the first vector of every held-out document."""
-    import numpy as np
-
-    from common.dedup import sample_ranks
-    from common.stored_chunks import document_numbers, take_chunks
-
-    settings, chunks = job.config.similarity, job.inputs["chunks"]
-    document = document_numbers(chunks)[rows]
-    held_out, firsts = np.zeros(len(rows), dtype=bool), []
-    for number in range(stages):
-        mine = np.flatnonzero(stage == number)
-        documents, first = np.unique(document[mine], return_index=True)
-        names = take_chunks(chunks, rows[mine[first]], ["doc_id"])["doc_id"].to_pylist()
-        count = min(settings.null_texts, int(HELD_OUT_SHARE * len(documents)))
-        chosen = np.sort(np.argsort(sample_ranks(settings.seed, "held out", names), kind="stable")[:count])
-        held_out[mine[np.isin(document[mine], documents[chosen])]] = True
-        firsts.append(mine[first[chosen]])
-    return held_out, tuple(firsts)
-
-
-def held_out_texts(job: Job, corpus: Corpus) -> list[list[str]]:
-    """Of each stage, the first chunks of the documents held out."""
-    from common.stored_chunks import texts_of
-
-    return [list(texts_of(job.inputs["chunks"], corpus.rows[rows])) for rows in corpus.null_rows]
-
-
-def documents_of(job: Job, stage: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Ids and texts of a stage's documents, a shard at a time."""
-    for table in job.inputs["documents"].tables("documents-*.parquet", ["doc_id", "stage", "text"]):
-        keep = [place for place, each in enumerate(table["stage"].to_pylist()) if each == stage]
-        if keep:
-            mine = table.take(keep)
-            yield mine["doc_id"].to_pylist(), mine["text"].to_pylist()
-
-
 # --- vectors and distances -----------------------------------------------------------------------------------
 
 
@@ -307,80 +155,7 @@ def embed(job: Job, texts: Sequence[str], what: str) -> Float32[np.ndarray, "tex
     return np.concatenate(found)
 
 
-def raw_neighbours(
-    job: Job, corpus: Corpus, queries: Float32[np.ndarray, "texts dims"], settings: SimilarityConfig
-) -> dict[int, Neighbours]:
-    """The k nearest distinct chunks of every stage; `indices` count vectors."""
-    import numpy as np
-
-    from common.arrays import SelectedRows
-    from common.neighbours import Neighbours
-    from common.spread_search import spread_top_k_per_group
-
-    chosen = np.flatnonzero(corpus.first)
-    found = spread_top_k_per_group(
-        job, SelectedRows(corpus.stored, chosen), queries, settings.k, settings.metric, groups=corpus.stage[chosen]
-    )
-    return {label: Neighbours(chosen[each.indices], each.distances) for label, each in found.items()}
-
-
-def pooled(
-    corpus: Corpus,
-    number: int,
-    queries: Float32[np.ndarray, "texts dims"],
-    settings: SimilarityConfig,
-    job: Job | None = None,
-) -> PooledDistances:
-    """Distances to random pools of one stage, all of the size that every stage can give; by the job's workers."""
-    from common.arrays import SelectedRows
-    from common.similarity import pooled_distances
-
-    return pooled_distances(
-        SelectedRows(corpus.stored, corpus.poolable(number)),
-        queries,
-        settings.metric,
-        size=corpus.pool_size(settings),
-        pools=settings.pools,
-        k=settings.k,
-        seed=settings.seed,
-        job=job,
-    )
-
-
 # --- tables --------------------------------------------------------------------------------------------------
-
-
-def neighbour_table(
-    job: Job,
-    corpus: Corpus,
-    entries: Sequence[Entry],
-    rows: Int64[np.ndarray, " plain"],
-    near: Mapping[int, Neighbours],
-    scores: Sequence[StageScores],
-) -> pa.Table:
-    """k rows for every text and stage: the contract at the top of the file; `rows` are the texts that have one."""
-    import pyarrow as pa
-
-    from common.similarity_tables import entry_columns, overlap_columns
-
-    parts = []
-    for number, found in near.items():
-        k = found.indices.shape[1]
-        texts, vectors, stage = rows.repeat(k), found.indices[rows].reshape(-1), scores[number]
-        columns = {
-            **entry_columns([entries[row] for row in texts.tolist()]),
-            "corpus_stage": pa.array([stage.stage] * len(texts), pa.string()),
-            "rank": pa.array(list(range(1, k + 1)) * len(rows), pa.int32()),
-            "stage_chunks": pa.array([len(corpus.of_stage(number))] * len(texts), pa.int64()),
-            "metric": pa.array([job.config.similarity.metric] * len(texts), pa.string()),
-            "distance": pa.array(found.distances[rows].reshape(-1)),
-            **chunk_columns(job, corpus.rows[vectors]),
-            "percentile": pa.array(stage.percentile[texts], from_pandas=True),
-            **overlap_columns(*([found[row] for row in texts.tolist()] for found in (stage.overlap, stage.masked))),
-        }
-        parts.append(pa.table(columns))
-    order = [("sample_id", "ascending"), ("variant", "ascending"), ("model", "ascending")]
-    return pa.concat_tables(parts).sort_by([*order, ("corpus_stage", "ascending"), ("rank", "ascending")])
 
 
 def chunk_columns(job: Job, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array]:
@@ -425,14 +200,15 @@ def score_chunks(job: Job, corpus: Corpus, measured: Measured, by_stage: Sequenc
     import numpy as np
 
     from common.similarity import best_first, compare_strategies
+    from common.similarity_tables import chunk_score_table
 
-    settings, asked = job.config.similarity, measured.asked()
+    settings, chunks, asked = job.config.similarity, job.inputs["chunks"], measured.asked()
     kept = np.flatnonzero(corpus.first_of_all)
     if len(kept) < FEWEST_CHUNKS:
         return {}
     top = max(1, round(TOP_SHARE * len(kept)))
     scores, by = chunk_scores(job, corpus, kept, measured.queries[asked], settings)
-    table = chunk_score_table(job, corpus, kept, scores, {name: asked[each] for name, each in by.items()}, measured)
+    table = chunk_score_table(chunks, corpus, kept, scores, {name: asked[each] for name, each in by.items()}, measured)
     job.part.write_table("chunk_scores.parquet", table)
     first = best_first(scores[settings.aggregation_strategy], LISTED)
     listed = table.take(first)
@@ -484,33 +260,6 @@ def generic_chunks(
     return found
 
 
-def chunk_score_table(
-    job: Job,
-    corpus: Corpus,
-    kept: Int64[np.ndarray, " kept"],
-    scores: Mapping[str, np.ndarray],
-    by: Mapping[str, Int64[np.ndarray, " kept"]],
-    measured: Measured,
-) -> pa.Table:
-    """A row for each distinct chunk; `by` are the texts that gave its distance and its best rank."""
-    import pyarrow as pa
-
-    from common.stored_chunks import ids_or_null
-
-    stages = pa.array(corpus.stages, pa.string()).take(pa.array(corpus.stage[kept]))
-    names = pa.array([entry.sample_id for entry in measured.entries], pa.string())
-    return pa.table(
-        {
-            "chunk_id": ids_or_null(job.inputs["chunks"], corpus.rows[kept]),
-            "corpus_stage": stages,
-            **{name: pa.array(values) for name, values in scores.items()},
-            **{f"{name}_percentile": pa.array((scores[name] - 1) / len(kept)) for name in ("rank_max", "rank_mean")},
-            "ranked_chunks": pa.array([len(kept)] * len(kept), pa.int64()),
-            **{name: names.take(pa.array(rows)) for name, rows in by.items()},
-        }
-    )
-
-
 def chunk_scores(
     job: Job,
     corpus: Corpus,
@@ -535,55 +284,6 @@ def chunk_scores(
 # --- the stage -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """All texts that the embedder knows, with their lengths and vectors, and held-out texts of the same lengths.
-
-    Args:
-        plain: rows of the texts that are not shuffled.
-        edges: upper ends of the classes of length, in words.
-    """
-
-    texts: Texts
-    words: Int64[np.ndarray, " texts"]
-    queries: Float32[np.ndarray, "texts dims"]
-    plain: Int64[np.ndarray, " plain"]
-    edges: Int64[np.ndarray, " edges"]
-    null: NullTexts
-    null_queries: Float32[np.ndarray, "null dims"]
-
-    @property
-    def entries(self) -> list[Entry]:
-        return self.texts.entries
-
-    def asked(self) -> Int64[np.ndarray, " asked"]:
-        """Rows of the texts that chunks are scored by: the questions; where there are none, the first variant."""
-        import numpy as np
-
-        variants = [self.entries[row].variant for row in self.plain.tolist()]
-        wanted = "question" if "question" in variants else variants[0]
-        return self.plain[np.array([variant == wanted for variant in variants])]
-
-    def shuffled(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
-        """Rows of the copies of some texts whose words were dealt out among all of them."""
-        import numpy as np
-
-        kinds = {self.entries[row].kind for row in rows.tolist()}
-        mine = [row for row, each in enumerate(self.entries) if each.shuffle == "among" and each.kind in kinds]
-        return np.array(mine, dtype=np.int64)
-
-    def unrelated(self, scores: Sequence[StageScores]) -> tuple[str, Int64[np.ndarray, " null"]]:
-        """The stage that is farthest, and its held-out texts about as long as the middle one of these, in any order."""
-        import numpy as np
-
-        from common.similarity import length_class
-
-        middle = length_class(np.array([int(np.median(self.words[self.asked()]))]), self.edges)[0]
-        farthest = int(np.argmax([each.pooled[self.asked()].mean() for each in scores]))
-        mine = (self.null.length_class == middle) & (self.null.stage == farthest)
-        return scores[farthest].stage, np.random.default_rng(0).permutation(np.flatnonzero(mine))
-
-
 def measure_texts(job: Job, corpus: Corpus) -> Measured:
     """Gather and embed the texts, and held-out ones of their lengths.
 
@@ -593,6 +293,8 @@ def measure_texts(job: Job, corpus: Corpus) -> Measured:
     import numpy as np
 
     from common.similarity import length_edges
+    from common.similarity_corpus import held_out_texts
+    from common.similarity_measured import Measured, Texts
     from common.similarity_texts import Unused, cut_to_lengths, word_count
 
     settings, texts = job.config.similarity, gather_texts(job)
@@ -608,7 +310,7 @@ def measure_texts(job: Job, corpus: Corpus) -> Measured:
         raise UserError("the embedder knows no word of any question; embed the corpus with another one")
     words = np.array([word_count(entry.text) for entry in entries], dtype=np.int64)
     edges = length_edges(words[plain], settings.length_classes)
-    null = cut_to_lengths(held_out_texts(job, corpus), words[plain], edges, settings.seed)
+    null = cut_to_lengths(held_out_texts(job.inputs["chunks"], corpus), words[plain], edges, settings.seed)
     null_queries = embed(job, null.texts, "held-out")
     there = np.any(null_queries, axis=1)
     kept = Texts(entries, [*texts.unused, *unused], texts.grades, texts.questions)
@@ -629,18 +331,19 @@ def score_stage(job: Job, corpus: Corpus, number: int, measured: Measured, near:
     import numpy as np
 
     from common.similarity import length_class, nearness_by_class
+    from common.similarity_corpus import documents_of, pooled
     from common.similarity_evidence import find_overlap, longest_spans, side_by_side
     from common.similarity_summary import StageScores
     from common.similarity_tables import null_table
 
     stage, count, null = corpus.stages[number], len(measured.entries), measured.null
+    documents = partial(documents_of, job.inputs["documents"], stage)
     mine = np.flatnonzero(null.stage == number)
-    found = pooled(
-        corpus, number, np.concatenate([measured.queries, measured.null_queries[mine]]), job.config.similarity, job
-    )
+    queries = np.concatenate([measured.queries, measured.null_queries[mine]])
+    found = pooled(corpus, number, queries, job.config.similarity, job)
     ours, theirs = found.nearest[:count], found.nearest[count:]
     classes = length_class(measured.words, measured.edges)
-    overlap = find_overlap(documents_of(job, stage), [entry.written for entry in measured.entries])
+    overlap = find_overlap(documents(), [entry.written for entry in measured.entries])
     rows = longest_spans(measured.entries, overlap, EVIDENCE)
     distances = near.distances.astype(np.float64)
     scores = StageScores(
@@ -653,13 +356,15 @@ def score_stage(job: Job, corpus: Corpus, number: int, measured: Measured, near:
         overlap=overlap.plain,
         masked=overlap.masked,
     )
-    shown = side_by_side(measured.entries, rows, stage, overlap, documents_of(job, stage)) if rows else []
+    shown = side_by_side(measured.entries, rows, stage, overlap, documents()) if rows else []
     return StageResult(scores, null_table(stage, null, mine, theirs), shown)
 
 
 def compute(job: Job) -> int:
     """Measure, test and write everything; returns the number of texts of the benchmark and its answers."""
-    corpus = load_corpus(job)
+    from common.similarity_corpus import load_corpus, raw_neighbours
+
+    corpus = load_corpus(job.inputs["chunks"], job.inputs["vectors"], job.config.similarity)
     measured = measure_texts(job, corpus)
     near = raw_neighbours(job, corpus, measured.queries, job.config.similarity)
     numbers = job.progress.track(range(len(corpus.stages)), label="stages")
@@ -678,10 +383,11 @@ def write_tables(
     import pyarrow as pa
 
     from common.columns import write_csv
-    from common.similarity_tables import score_table, unused_table
+    from common.similarity_tables import neighbour_table, score_table, unused_table
 
     scores = [each.scores for each in found]
-    table = neighbour_table(job, corpus, measured.entries, measured.plain, near, scores)
+    metric, described = job.config.similarity.metric, partial(chunk_columns, job)
+    table = neighbour_table(corpus, measured.entries, measured.plain, near, scores, metric, described)
     job.part.write_table("similarity.parquet", table)
     with job.part.write("similarity.csv") as path:
         write_csv(table, path)
@@ -697,6 +403,7 @@ def summarise(
     job: Job, corpus: Corpus, measured: Measured, results: Sequence[StageResult], aggregation: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write and return `summary.json`: what was measured, the verdicts, the hypotheses, the chunks most alike."""
+    from common.similarity_measured import notes, stage_facts, tested, unused_counts
     from common.similarity_summary import as_plain
 
     settings = job.config.similarity
@@ -717,90 +424,16 @@ def summarise(
         "aggregation": aggregation,
         "evidence": [asdict(each) for result in results for each in result.evidence],
     }
-    summary = as_plain({**found, "notes": list(notes(job, corpus, measured))})
+    said = notes(corpus, measured, settings, lsa=job.config.embedding.engine == "lsa")
+    summary = as_plain({**found, "notes": list(said)})
     job.part.write_json("summary.json", summary)
     return summary
-
-
-def tested(measured: Measured, scores: Sequence[StageScores], settings: SimilarityConfig) -> dict[str, Any]:
-    """Verdicts and hypotheses."""
-    from common.hypotheses import Draws
-    from common.similarity_hypotheses import difficulties, family_of
-    from common.similarity_summary import Rules, finding_row, verdicts
-
-    draws = Draws(settings.permutations, settings.bootstraps, settings.confidence, settings.seed)
-    found = family_of(hypothesis_scores(measured, scores), draws)
-    levels = difficulties(hypothesis_scores(measured, scores))
-    return {
-        "verdicts": [
-            asdict(each) for each in verdicts(measured.entries, measured.words, scores, Rules(settings.near, draws))
-        ],
-        "hypotheses": [finding_row(each) for each in found],
-        "difficulty": {str(level): list(levels.values()).count(level) for level in sorted(set(levels.values()))},
-    }
-
-
-def hypothesis_scores(measured: Measured, scores: Sequence[StageScores]) -> Scores:
-    """The distances at equal pools, as the hypotheses take them."""
-    import numpy as np
-
-    from common.similarity_hypotheses import Scores
-
-    distances = np.stack([each.pooled for each in scores], axis=1)
-    return Scores(measured.entries, measured.words, distances, tuple(each.stage for each in scores))
-
-
-def stage_facts(corpus: Corpus, number: int, measured: Measured) -> dict[str, Any]:
-    """How large a stage is, how much of it is a copy, and what was held out of its pools."""
-    import numpy as np
-
-    mine = corpus.stage == number
-    null = measured.null.stage == number
-    return {
-        "stage": corpus.stages[number],
-        "chunks": int(mine.sum()),
-        "distinct": len(corpus.of_stage(number)),
-        "poolable": len(corpus.poolable(number)),
-        "held_out_documents": len(corpus.null_rows[number]),
-        "null_texts": int(null.sum()),
-        "null_by_class": np.bincount(measured.null.length_class[null], minlength=len(measured.edges)).tolist(),
-        "length_classes": measured.edges.tolist(),
-    }
-
-
-def unused_counts(unused: Sequence[Unused]) -> dict[str, int]:
-    """How many texts there are none of, by variant and reason."""
-    from collections import Counter
-
-    return dict(Counter(f"{each.variant}: {each.reason}" for each in unused).most_common())
-
-
-def notes(job: Job, corpus: Corpus, measured: Measured) -> Iterator[str]:
-    """What a reader of the figures has to know."""
-    from common.similarity import FEWEST_NULL
-
-    if job.config.embedding.engine == "lsa":
-        yield (
-            "lsa: held-out texts took part in the fit of the vectors, and a word that the corpus lacks is not seen; "
-            "both move percentiles"
-        )
-    size = corpus.pool_size(job.config.similarity)
-    if size < FEW_CHUNKS:
-        yield f"pools hold {size} chunks, as many as the smallest stage has: distances at equal pools are coarse"
-    for number in range(len(corpus.stages)):
-        facts = stage_facts(corpus, number, measured)
-        pairs = zip(facts["length_classes"], facts["null_by_class"], strict=True)
-        lacking = [str(edge) for edge, count in pairs if count < FEWEST_NULL]
-        if lacking:
-            yield (
-                f"stage '{facts['stage']}': fewer than {FEWEST_NULL} held-out texts are as long as those of up to "
-                f"{', '.join(lacking)} words; these have no percentile"
-            )
 
 
 def write_pages(job: Job, measured: Measured, scores: Sequence[StageScores], summary: Mapping[str, Any]) -> None:
     """The two figures as PNG, and the page that shows them with everything else."""
     from common.similarity_figures import by_correctness, by_difficulty, pictures, write_png
+    from common.similarity_measured import hypothesis_scores
     from common.similarity_page import render
 
     found = hypothesis_scores(measured, scores)

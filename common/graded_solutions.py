@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.rollouts import Message, Rollout
+from common.rollouts import Message, Rollout, read_jsonl
 from common.rows import without_surrogates
 from config import SamplingConfig
 
@@ -104,3 +104,12 @@ def first_row(path: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}:1: is not JSON ({error})") from error
     return row if isinstance(row, dict) else {}
+
+
+def answers_in(path: Path) -> Iterator[Rollout]:
+    """The rollouts of a file of either layout: graded solutions, or rollouts as `rollout.py --export` writes them.
+
+    Raises:
+        UserError: the file cannot be read, or a line is of neither.
+    """
+    yield from read_graded(path) if is_graded(first_row(path)) else read_jsonl(path)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from common.dedup import sample_ranks
 from common.grading import grade
 from common.overlap import passage
 from common.quality import raw_words
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from common.rollouts import Rollout
     from common.samples import GSM8KSample
 
-Variant = Literal["question", "answer", "final_answer", "question_answer", "model_answer"]
 AnswerForm = Literal["plain", "as_written"]
 Shuffle = Literal["", "within", "among"]
 
@@ -204,6 +204,15 @@ def shuffled(entries: Sequence[Entry], how: Shuffle, seed: int) -> list[Entry]:
             text = " ".join(mine)
             found[number] = replace(entries[number], text=text, written=text, shuffle=how)
     return [found[number] for number in range(len(entries))]
+
+
+def controls(entries: Sequence[Entry], questions: int, seed: int) -> list[Entry]:
+    """Shuffled copies, of both kinds, of all texts of so many questions, chosen by a hash of their ids."""
+    names = list(dict.fromkeys(entry.sample_id for entry in entries))
+    ranks = sample_ranks(seed, "shuffled", names)
+    chosen = {names[row] for row in np.argsort(ranks, kind="stable")[:questions].tolist()}
+    mine = [entry for entry in entries if entry.sample_id in chosen]
+    return [*shuffled(mine, "within", seed), *shuffled(mine, "among", seed)] if mine else []
 
 
 def _dealt(texts: Sequence[Sequence[str]], generator: np.random.Generator) -> list[list[str]]:

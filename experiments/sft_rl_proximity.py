@@ -28,7 +28,7 @@ from common.stages import Job, Session, Stage
 from corpus import keyed_reader, reader_content, reader_rows
 from embed_chunks import CHUNKS, VECTORS
 from experiments.settings import AnswersOf, ExperimentConfig, SftRlConfig, draws_of, section
-from gsm8k_corpus_similarity import Corpus, embed, held_out_texts, load_corpus, pooled
+from gsm8k_corpus_similarity import embed
 from prepare_data import DOCUMENTS
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from common.answer_proximity import Answers, Measured
     from common.families import Test
     from common.hypotheses import Draws
+    from common.similarity_corpus import Corpus
 
 SCRIPT = "experiments/sft_rl_proximity.py"
 EXAMPLE = ("configs/experiments/sft_rl_01_alpaca.py", "sft_rl.stratum=null")
@@ -217,12 +218,13 @@ def measure_distances(job: Job, corpus: Corpus, texts: Sequence[str]) -> Distanc
     import numpy as np
 
     from common.similarity import length_class, length_edges, nearness_by_class
+    from common.similarity_corpus import held_out_texts, pooled
     from common.similarity_texts import cut_to_lengths, word_count
 
     settings = job.config.similarity
     words = np.array([word_count(text) for text in texts], dtype=np.int64)
     edges = length_edges(words, settings.length_classes)
-    null = cut_to_lengths(held_out_texts(job, corpus), words, edges, settings.seed)
+    null = cut_to_lengths(held_out_texts(job.inputs["chunks"], corpus), words, edges, settings.seed)
     vectors, theirs = embed(job, texts, "answers"), embed(job, null.texts, "held-out")
     known, usable = vectors.any(axis=1), theirs.any(axis=1)
     shape = (len(texts), len(corpus.stages))
@@ -297,10 +299,12 @@ def _only(answered: Answered, told: np.ndarray) -> Answered:
 
 def compute(job: Job) -> int:
     """Read, measure, test, draw; returns the number of questions that are compared."""
+    from common.similarity_corpus import load_corpus
+
     settings: SftRlConfig = job.config.sft_rl
     check_settings(settings)
     answered, cut = at_equal_length(read_answers(settings, job.cache_dir), settings.shortest)
-    corpus = load_corpus(measuring(job))
+    corpus = load_corpus(job.inputs["chunks"], job.inputs["vectors"], job.config.similarity)
     if len(corpus.stages) == 1 and corpus.stages[0] == settings.rollout_stage:
         raise ConfigError("prepare.sources: every source is of sft_rl.rollout_stage; name a corpus too")
     answers, found, answered = measure(job, corpus, answered, cut)

@@ -16,6 +16,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from common.errors import ConfigError, MissingArtifact, UserError
+from common.graded_solutions import answers_in
 from common.rollouts import write_jsonl
 from common.stages import Session
 from common.store import Artifact
@@ -32,7 +33,7 @@ from config import (
     SourceConfig,
 )
 from embed_chunks import CHUNKS, VECTORS
-from gsm8k_corpus_similarity import SIMILARITY, answers_in
+from gsm8k_corpus_similarity import SIMILARITY
 from prepare_data import DOCUMENTS
 from rollout import ROLLOUTS
 from search import embed_texts
@@ -440,10 +441,11 @@ def test_places_of_files_are_in_no_key(session, tmp_path):
 def test_a_second_run_of_the_texts_embeds_nothing_again(session, monkeypatch):
     """What a killed run has embedded is taken up: the batches lie beside the unfinished artifact."""
     import gsm8k_corpus_similarity as script
+    from common import similarity_corpus
 
     mine = changed(session, seed=7, answers="none", variants=("question", "answer"))
     monkeypatch.setattr(script, "BATCH", 64)
-    monkeypatch.setattr(script, "raw_neighbours", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(similarity_corpus, "raw_neighbours", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt, match="finished files are kept"):
         mine.run(SIMILARITY)
     monkeypatch.undo()

@@ -223,7 +223,8 @@ def embed_with(job: Job, make: Callable[[Job], Embedder]) -> int:
     with job.progress.bar("vectors", chunks.rows) as bar:
         bar.advance(chunks.rows - sum(shard.rows for shard in missing))
         made = []
-        for shard, one in map_shards(job, partial(ShardEmbedder, make=make), missing, device=_device(job.config)):
+        worker, device, gpus = partial(ShardEmbedder, make=make), _device(job.config), _gpus(job.config)
+        for shard, one in map_shards(job, worker, missing, device=device, gpus=gpus):
             made.append(one)
             bar.advance(shard.rows)
     job.device = next((one.device for one in made if one.device != "none"), embedder.device)
@@ -235,6 +236,11 @@ def embed_with(job: Job, make: Callable[[Job], Embedder]) -> int:
 def _device(config: Config) -> str:
     """What a worker computes on; LSA and an endpoint need no GPU here."""
     return "cpu" if config.embedding.engine in ("lsa", "openai") else config.embedding.device
+
+
+def _gpus(config: Config) -> int:
+    """Devices of each worker: vLLM alone spreads a model over several."""
+    return config.embedding.gpus if config.embedding.engine == "vllm" else 1
 
 
 @dataclass(frozen=True)

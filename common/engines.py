@@ -45,37 +45,36 @@ MOST_TRIES = 3  # of a shard whose worker dies
 
 
 def map_shards(
-    job: Job, make_worker: MakeWorker[Shard, Result], shards: Iterable[Shard], *, device: str = "cpu"
+    job: Job, make_worker: MakeWorker[Shard, Result], shards: Iterable[Shard], *, device: str = "cpu", gpus: int = 1
 ) -> Generator[tuple[Shard, Result]]:
     """Every shard with what its worker returned, as they finish: in any order, each once.
 
     Args:
         job: the job of the stage; a worker elsewhere gets a copy without a progress bar.
         make_worker: job -> shard -> result. Not called when there is no shard.
-        shards: small descriptions of what to do (names, ranges), not the data itself.
+        shards: small descriptions of what to do (names, ranges), not the data itself; taken as they are needed.
         device: what a worker computes on, as in `embedding.device`. Processes share out this machine's GPUs; on a
             cluster "cuda" asks for a GPU for each worker, and "auto" for one where the cluster has any.
+        gpus: that each worker gets where it gets any.
 
     Raises:
         UserError: as the worker raised it, or because the worker of a shard died `MOST_TRIES` times; finished shards
             are kept.
     """
     workers = getattr(job.config, "workers", 1)
-    if getattr(job.config, "engine", "local") == "ray":
-        listed = list(shards)
-        if listed:
-            from common.ray_engine import map_on_ray
-
-            yield from map_on_ray(job, make_worker, listed, workers, device)
-        return
     remaining = iter(shards)
-    shards = list(islice(remaining, 2))
-    if workers > 1 and len(shards) > 1:
+    begun = list(islice(remaining, 2))
+    shards = chain(begun, remaining)
+    if begun and getattr(job.config, "engine", "local") == "ray":
+        from common.ray_engine import map_on_ray
+
+        yield from map_on_ray(job, make_worker, shards, workers, device, gpus)
+    elif workers > 1 and len(begun) > 1:
         from common.process_engine import map_in_processes
 
-        yield from map_in_processes(travelling(job), make_worker, chain(shards, remaining), workers, device)
+        yield from map_in_processes(travelling(job), make_worker, shards, workers, device, gpus)
     else:
-        yield from _map_here(job, make_worker, chain(shards, remaining))
+        yield from _map_here(job, make_worker, shards)
 
 
 def _map_here(

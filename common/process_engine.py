@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -40,18 +41,25 @@ THREAD_VARIABLES = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
     *("NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"),
 )
+LOOK_SECONDS = 1.0  # between two looks at workers that say nothing
+LAST_SECONDS = 10  # for a worker whose line has ended to end too
 SERVE = "import sys; from common.process_engine import serve; serve(int(sys.argv[1]))"
 
 
 def map_in_processes(
-    job: Job, make_worker: MakeWorker[Shard, Result], shards: Iterable[Shard], workers: int, device: str = "cpu"
+    job: Job,
+    make_worker: MakeWorker[Shard, Result],
+    shards: Iterable[Shard],
+    workers: int,
+    device: str = "cpu",
+    gpus: int = 1,
 ) -> Iterator[tuple[Shard, Result]]:
     """As `common.engines.map_shards`; each worker has one shard, and this process holds the next one.
 
     Args:
-        device: unless it is "cpu", worker number n sees only the n-th GPU (in turn), where there are several.
+        device: unless it is "cpu", worker number n sees only the n-th `gpus` GPUs (in turn), where there are more.
     """
-    pool = _Pool(pack((job, make_worker)), workers, device)
+    pool = _Pool(pack((job, make_worker)), workers, device, gpus)
     try:
         for shard in shards:
             while pool.full:
@@ -91,12 +99,23 @@ class _Worker:
         except OSError:
             self.line.close()
 
+    @property
+    def gone(self) -> bool:
+        """Whether it has died without another word. The line alone does not tell: a child of its may hold the end."""
+        return self.line.closed or (self.process.poll() is not None and not self.line.poll())
+
     def reply(self) -> bytes | None:
         """What it answers; None when it has died."""
         try:
-            return self.line.recv_bytes()
+            return None if self.gone else self.line.recv_bytes()
         except (EOFError, OSError):
             return None
+
+    def ended(self) -> int:
+        """The exit code of one that has died, or is about to: to be killed at its last words would change it."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(LAST_SECONDS)
+        return self.stop()
 
     def stop(self) -> int:
         """Kill it: every file of a shard is written whole or not at all. Returns its exit code."""
@@ -112,6 +131,7 @@ class _Pool:
     payload: bytes
     workers: int
     device: str
+    gpus: int
     _all: list[_Worker] = field(default_factory=list)
     _receiver: Receiver = field(default_factory=Receiver)
 
@@ -140,16 +160,15 @@ class _Pool:
                 yield task.shard, self._receiver.result(unpack(reply))
 
     def _answering(self) -> list[_Worker]:
-        dead = [worker for worker in self.busy if worker.line.closed]
-        if dead:
-            return dead
-        lines = {worker.line: worker for worker in self.busy}
-        return [lines[line] for line in wait(list(lines)) if isinstance(line, Connection)]
+        while not (gone := [worker for worker in self.busy if worker.gone]):
+            lines = {worker.line: worker for worker in self.busy}
+            found = [lines[line] for line in wait(list(lines), LOOK_SECONDS) if isinstance(line, Connection)]
+            if found:
+                return found
+        return gone
 
     def _replace(self, worker: _Worker, task: _Task) -> None:
-        code = worker.process.poll()
-        stopped = worker.stop()
-        why = _why(stopped if code is None else code)
+        why = _why(worker.ended())
         self._all.remove(worker)
         if task.tries >= MOST_TRIES:
             raise died_too_often(task.shard, why)
@@ -164,7 +183,7 @@ class _Pool:
                 # Its end tells the worker that this process has ended, however that came about.
                 stdin=subprocess.PIPE,
                 stdout=2,  # results are printed by this process alone
-                env=_environment(self.workers, number, self.device),
+                env=_environment(self.workers, number, self.device, self.gpus),
                 pass_fds=[theirs.fileno()],
             )
         worker = _Worker(number, process, Connection(mine.detach()))
@@ -187,12 +206,13 @@ def _why(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _environment(workers: int, number: int, device: str) -> dict[str, str]:
+def _environment(workers: int, number: int, device: str, gpus: int = 1) -> dict[str, str]:
     share = max(1, _cores() // workers)
     own = {name: str(min(share, _threads_wanted(name, share))) for name in THREAD_VARIABLES}
-    gpus = [] if device == "cpu" else _gpus()
-    if len(gpus) > 1:
-        own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    found = [] if device == "cpu" else _gpus()
+    if len(found) > gpus:
+        first = number % (len(found) // gpus) * gpus
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(found[first : first + gpus])
     return {**os.environ, **own, "PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)}
 
 
@@ -224,14 +244,18 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     line = Connection(descriptor)
-    job, make_worker = unpack(line.recv_bytes())
-    worker = RemoteWorker(partial(make_worker, job))
+    worker = RemoteWorker(partial(_made, line.recv_bytes()))
     while True:
         try:
             packed = line.recv_bytes()
         except EOFError:
             return
         line.send_bytes(worker(packed))
+
+
+def _made(payload: bytes) -> Any:
+    job, make_worker = unpack(payload)
+    return make_worker(job)
 
 
 def _end_with_parent() -> None:

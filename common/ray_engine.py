@@ -1,10 +1,13 @@
-"""`engine=ray`: shards computed on a Ray cluster, by Ray Data's streaming `map_batches` over our own workers.
+"""`engine=ray`: shards computed on a Ray cluster, by actors; corpora are read there too, by Ray Data's `map_batches`.
 
 The cluster is the one that RAY_ADDRESS names (environment or `.env`), else one of `workers` CPUs on this machine, which
 lives as long as this process. The data folder must be one that every node sees: a shared path, or a URL. Our code
 travels (the files that git tracks); its packages must be installed on the nodes: `uv sync --extra ray`.
 
-Of Ray Data only the core is used, never `ray[llm]`: that pins an old vllm, and waits in silence for a GPU.
+Shards that are descriptions go to the actors as they are (`common.ray_pool`). Where they hold data that is read on the
+cluster, Ray Data streams it: blocks stay in the object store, with its back-pressure, and an actor gets a reference to
+one. Actors are not Ray Data's: in its pools a shard of 0.16 CPU-s cost 0.1 more (its scheduling loop, and its actors
+that count, scale and locate). Nothing of `ray[llm]` is used: that pins an old vllm, and waits in silence for a GPU.
 """
 
 from __future__ import annotations
@@ -17,27 +20,22 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.console import say
 from common.engines import (
-    MOST_TRIES,
     MakeReader,
     MakeWorker,
-    Receiver,
     RemoteWorker,
     Reply,
     Result,
     Shard,
     Source,
-    died_too_often,
-    done_again,
     pack,
     packed_reply,
     travelling,
@@ -45,6 +43,7 @@ from common.engines import (
 )
 from common.errors import UserError
 from common.provenance import PROJECT_ROOT
+from common.ray_pool import STUCK_MINUTES, WAIT_SECONDS, ActorPool, Task
 from common.stages import Job
 from common.store import TEMPORARY, Artifact, Part
 
@@ -53,10 +52,6 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1_000_000
 UV_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
-LOST = "killed, or its node was lost"
-WAIT_SECONDS = 300  # for the first worker to get its CPU or GPU, and to start
-# A shard may take long: so many minutes without a single one finished are taken for a cluster that hangs.
-STUCK_MINUTES = 360
 # Read by Ray, mostly when it is imported, by this process and by those that it starts.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -73,18 +68,19 @@ QUIET_INIT: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": F
 
 
 def map_on_ray(
-    job: Job, make_worker: MakeWorker[Shard, Result], shards: Sequence[Shard], workers: int, device: str
+    job: Job,
+    make_worker: MakeWorker[Shard, Result],
+    shards: Iterable[Shard],
+    workers: int,
+    device: str = "cpu",
+    gpus: int = 1,
 ) -> Iterator[tuple[Shard, Result]]:
-    """As `common.engines.map_shards`, on a cluster; at most `workers` at a time, as many as get a CPU (and a GPU)."""
+    """As `common.engines.map_shards`, on a cluster; at most `workers` at a time, as many as get a CPU (and GPUs)."""
     connect(workers)
-    import ray.data
-
-    rows = [{"number": number, "shard": pack(shard)} for number, shard in enumerate(shards)]
-    with _run_of(job) as run:
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-        dataset = _mapped(dataset, _Task(pack((run.job, make_worker)), run), workers, device)
-        for number, result in run.results(dataset):
-            yield shards[number], result
+    tasks = (Task(shard, pack(shard), shown=partial(_itself, shard)) for shard in shards)
+    with _run_of(job) as run, _errors_in_a_line():
+        pool = ActorPool(_actors_of(run, make_worker, _gpus(device, gpus)), workers)
+        yield from pool.results(tasks)
 
 
 def stream_on_ray(
@@ -99,60 +95,80 @@ def stream_on_ray(
     A reader that dies is begun again by Ray, which drops what it had given before: hence its shards must be the same.
     """
     connect(workers)
-    import ray.data
-
-    rows = [{"number": number, "source": pack(source)} for number, source in enumerate(sources)]
-    with _run_of(job) as run:
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-        # No CPU of its own: a reader that held the last one would wait for ever for a worker that waits for it.
-        dataset = dataset.map_batches(
-            partial(_read, task=_Task(pack((run.job, make_reader)), run)),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=0,
-            compute=ray.data.TaskPoolStrategy(size=min(len(sources), workers)),
-        )
-        dataset = _mapped(dataset, _Task(pack((run.job, make_worker)), run), workers, "cpu")
-        for _, result in run.results(dataset):
+    with _run_of(job) as run, _errors_in_a_line():
+        blocks = _blocks(_Making(pack((run.job, make_reader)), run), sources, workers)
+        tasks = (Task(None, block, shown=partial(_shard_in, block)) for block in blocks)
+        for _, result in ActorPool(_actors_of(run, make_worker, 0), workers).results(tasks):
             yield result
 
 
-def _mapped(dataset: Any, task: _Task, workers: int, device: str) -> Any:
-    """The dataset of replies: a pool of at most `workers` actors, each with a shard and the next one in its queue.
+def _itself(shard: Shard) -> Shard:
+    return shard
 
-    By Ray Data's defaults a lost actor comes back, with the shards it had; `_Tries` says when that is enough.
-    """
-    import ray
 
-    at_first = max(1, min(workers, int(ray.cluster_resources().get("CPU", 1))))
-    pool = ray.data.ActorPoolStrategy(
-        min_size=1, max_size=workers, initial_size=at_first, max_tasks_in_flight_per_actor=2
-    )
-    return dataset.map_batches(
-        ShardActor,
-        fn_constructor_args=(task,),
+def _blocks(reader: _Making, sources: Sequence[Source], workers: int) -> Iterator[Any]:
+    """References to blocks of one shard each; readers wait where too many are not taken yet."""
+    import ray.data
+
+    _set_context()
+    rows = [{"source": pack(source)} for source in sources]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    # No CPU of its own: a reader that held the last one would wait for ever for a worker that waits for it.
+    dataset = dataset.map_batches(
+        partial(_read, reader=reader),
         batch_size=1,
         batch_format="pyarrow",
-        compute=pool,
-        num_cpus=1,
-        num_gpus=_gpus(device),
+        num_cpus=0,
+        compute=ray.data.TaskPoolStrategy(size=min(len(sources), workers)),
     )
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            yield block.ref
 
 
-def _gpus(device: str) -> int:
+def _shard_in(block: Any) -> object:
+    """The shard in a block, for a message; the block may be lost, with the node that it was on."""
+    import ray
+
+    try:
+        return unpack(_only_row(ray.get(block))["shard"])
+    except ray.exceptions.RayError:
+        return "of a source"
+
+
+def _actors_of(run: _Run, make_worker: MakeWorker[Any, Any], gpus: int) -> Callable[[], Any]:
+    """What starts an actor of a run. None is ever restarted by Ray: the pool does it, and counts."""
+    import ray
+
+    making = _Making(pack((run.job, make_worker)), run)
+    options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+    actors = ray.remote(ShardActor).options(scheduling_strategy="SPREAD", **options)
+    return partial(actors.remote, making)
+
+
+def _gpus(device: str, wanted: int) -> int:
     """GPUs of a worker.
 
+    Args:
+        wanted: where there are GPUs.
+
     Raises:
-        UserError: it wants one and no node has any, or it wants a certain one.
+        UserError: it wants one and no node has any, or more than any node has, or it wants a certain one.
     """
     import ray
 
     if device.startswith("cuda:"):
         raise UserError(f"device '{device}': with engine=ray every worker gets its own GPU; say cuda")
-    found = ray.cluster_resources().get("GPU", 0)
-    if device == "cuda" and not found:
+    most = max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if device == "cuda" and not most:
         raise UserError("device 'cuda': no node of the Ray cluster has a GPU; add one, or set the device to cpu")
-    return int(device in ("auto", "cuda") and found >= 1)
+    if device not in ("auto", "cuda") or not most:
+        return 0
+    if wanted > most:
+        raise UserError(
+            f"gpus={wanted}: no node of the Ray cluster has more than {most}, and a model stays on one node"
+        )
+    return wanted
 
 
 @dataclass(frozen=True)
@@ -173,27 +189,10 @@ class _Run:
     token: Path | None
     node: str
 
-    def results(self, dataset: Any) -> Iterator[tuple[int, Any]]:
-        """(number of the shard, result) as they come.
-
-        Raises:
-            UserError: a worker's; or the cluster's, in a line.
-        """
-        import ray.data.exceptions
-        import ray.exceptions
-
-        receiver = Receiver()
-        try:
-            for row in dataset.iter_rows():
-                yield row["number"], receiver.result(unpack(row["reply"]))
-        except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
-            told = f"ray: {_in_a_line(error)}; finished shards are kept, run the same command again"
-            raise UserError(told) from error
-
 
 @contextmanager
 def _run_of(job: Job) -> Generator[_Run]:
-    """Leave the token, and take it and the counts of tries away in the end."""
+    """Leave the token, and take it away in the end."""
     import ray
 
     name, node = os.urandom(8).hex(), ray.get_runtime_context().get_node_id()
@@ -209,8 +208,19 @@ def _run_of(job: Job) -> Generator[_Run]:
     finally:
         if token:
             token.unlink(missing_ok=True)
-        with suppress(Exception):
-            _Tries(name).forget()
+
+
+@contextmanager
+def _errors_in_a_line() -> Generator[None]:
+    """What the cluster raises as an error of the user's: a line that says what to do."""
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        told = f"ray: {_in_a_line(cause)}; finished shards are kept, run the same command again"
+        raise UserError(told) from error
 
 
 def _absolute(job: Job) -> Job:
@@ -244,7 +254,6 @@ def connect(workers: int) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise UserError(f"engine=ray needs Ray ({error}); to install it: uv sync --extra ray") from error
     if not ray.is_initialized():
@@ -255,7 +264,7 @@ def connect(workers: int) -> None:
         atexit.register(ray.shutdown)
         # Ray tells of lost workers on standard output, which is for results; we tell of them ourselves.
         vars(sys.modules["ray._private.worker"])["print_to_stdstream"] = lambda *_, **__: None
-    _set_context()
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     if ray.cluster_resources().get("CPU", 0) < 1:
         raise UserError("engine=ray: the cluster has no node with a CPU; start one: ray start --address=HEAD")
 
@@ -366,14 +375,14 @@ def _tracked_code() -> Generator[Path]:
 def _set_context() -> None:
     import ray.data
 
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # A thread of every reader that measures its memory, for a figure nobody looks at.
+    context.memory_usage_poll_interval_s = None
     # Every shard is a block of its own: small ones would be gathered until there are 128 MB of them.
     context.target_max_block_size = 1
-    context.wait_for_min_actors_s = WAIT_SECONDS
     context.execution_no_progress_timeout_s = STUCK_MINUTES * 60
 
 
@@ -381,7 +390,7 @@ def _set_context() -> None:
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Making:
     """What a worker or reader is made of."""
 
     payload: bytes
@@ -414,52 +423,31 @@ def _node_cache(cache_dir: Path, driver: str) -> Path:
 
 
 class ShardActor:
-    """One worker of a stage, in Ray Data's `map_batches`."""
+    """One worker of a stage."""
 
-    def __init__(self, task: _Task) -> None:
-        self._worker = RemoteWorker(task.make)
-        self._tries = _Tries(task.run.name)
+    def __init__(self, making: _Making) -> None:
+        self._worker = RemoteWorker(making.make)
 
-    def __call__(self, batch: pa.Table) -> Mapping[str, list[Any]]:
-        """A table of one shard -> the reply to it."""
-        number, shard = batch["number"][0].as_py(), batch["shard"][0].as_py()
-        reply = batch["reply"][0].as_py() if "reply" in batch.column_names else b""
-        return {"number": [number], "reply": [reply or self._answer(shard)]}
+    def start(self) -> None:
+        """Answers once the actor is there."""
 
-    def _answer(self, shard: bytes) -> bytes:
-        tries = self._tries.begin(shard)
-        if tries > MOST_TRIES:
-            return pack(Reply(error=died_too_often(unpack(shard), LOST)))
-        return self._worker(shard, note=done_again(unpack(shard), LOST) if tries > 1 else "")
+    def work(self, shard: bytes | pa.Table) -> bytes:
+        """The packed reply to a packed shard; in a block, that of a reader instead, who could not go on."""
+        if isinstance(shard, bytes):
+            return self._worker(shard)
+        row = _only_row(shard)
+        return row["reply"] or self._worker(row["shard"])
 
 
-def _read(batch: pa.Table, task: _Task) -> Iterator[Mapping[str, list[Any]]]:
+def _only_row(block: pa.Table) -> dict[str, bytes]:
+    (row,) = block.to_pylist()
+    return row
+
+
+def _read(batch: pa.Table, reader: _Making) -> Iterator[Mapping[str, list[Any]]]:
     """A reading task: one source -> its shards, a row each; what is raised goes on as the reply to a shard."""
-    number = batch["number"][0].as_py()
     try:
-        for shard in task.make()(unpack(batch["source"][0].as_py())):
-            yield {"number": [number], "shard": [pack(shard)], "reply": [b""]}
+        for shard in reader.make()(unpack(batch["source"][0].as_py())):
+            yield {"shard": [pack(shard)], "reply": [b""]}
     except Exception as error:
-        yield {"number": [number], "shard": [b""], "reply": [packed_reply(Reply(error=error))]}
-
-
-@dataclass(frozen=True)
-class _Tries:
-    """How often each shard of a run was begun, kept by the head of the cluster: a dead worker cannot tell."""
-
-    run: str
-
-    def begin(self, shard: bytes) -> int:
-        """Count one more try of a shard; returns which it is."""
-        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-
-        key = f"{self.run}/{blake2b(shard, digest_size=16).hexdigest()}".encode()
-        tries = int(_internal_kv_get(key) or 0) + 1
-        _internal_kv_put(key, str(tries).encode(), overwrite=True)
-        return tries
-
-    def forget(self) -> None:
-        """Delete the counts of this run."""
-        from ray.experimental.internal_kv import _internal_kv_del
-
-        _internal_kv_del(self.run.encode(), del_by_prefix=True)
+        yield {"shard": [b""], "reply": [packed_reply(Reply(error=error))]}

@@ -28,7 +28,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.engines import map_shards
-from common.errors import ConfigError
 from common.generation import Budget, Call, Deliver, Engine, OnText, open_local
 from common.rollouts import Answer, Failure
 
@@ -68,13 +67,8 @@ class SpreadEngine:
             windows: the calls that batches are made of, as one process has them; None: those asked.
 
         Raises:
-            UserError: its library is not installed, or a worker would need several devices.
+            UserError: its library is not installed.
         """
-        if settings.engine == "vllm" and settings.gpus > 1:
-            raise ConfigError(
-                f"generation.gpus={settings.gpus}: a worker gets one GPU; use more workers, "
-                "or engine=local workers=1 for a model that is spread over several"
-            )
         open_local(settings, model_id)
         self.job, self.settings, self.model_id, self.windows = job, settings, model_id, windows
 
@@ -89,13 +83,18 @@ class SpreadEngine:
         for call, failure in refused:
             deliver(call, failure)
         make_worker = partial(AnswerWorker, self.settings, self.model_id)
-        device = self.settings.device if self.settings.engine == "transformers" else "auto"
+        device, gpus = _place(self.settings)
         with _interruptible():
-            for batch, outcomes in map_shards(self.job, make_worker, batches, device=device):
+            for batch, outcomes in map_shards(self.job, make_worker, batches, device=device, gpus=gpus):
                 for call, outcome in zip(batch.calls, outcomes, strict=True):
                     if on_text and isinstance(outcome, Answer):
                         on_text(outcome.completion)
                     deliver(call, outcome)
+
+
+def _place(settings: GenerationConfig) -> tuple[str, int]:
+    """What a worker computes on, and how many of it: vLLM finds its devices itself, and may use several."""
+    return (settings.device, 1) if settings.engine == "transformers" else ("auto", settings.gpus)
 
 
 class AnswerWorker:

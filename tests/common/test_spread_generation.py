@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from common import generation, spread_generation
-from common.errors import ConfigError
 from common.generation import Budget, Call, engine_identity, generate_all, make_call, make_request, windows_of
 from common.progress import Progress
 from common.rollouts import Answer, Failure, Request, Rollout
@@ -47,7 +46,7 @@ def job(tmp_path, monkeypatch) -> Job:
 
 
 def without_device(engine: Any) -> Any:
-    return lambda job, make_worker, shards, device: engine(job, make_worker, shards)
+    return lambda job, make_worker, shards, device, gpus: engine(job, make_worker, shards)
 
 
 def requests(settings: GenerationConfig, texts: list[str] = TEXTS) -> list[Request]:
@@ -155,10 +154,23 @@ def test_an_endpoint_is_asked_by_this_process_alone(tmp_path, monkeypatch, engin
     assert found[0].completion == "WHY?"
 
 
-def test_a_model_over_several_devices_is_not_for_workers(settings, job):
-    settings = replace(settings, engine="vllm", gpus=2)
-    with pytest.raises(ConfigError, match=r"generation.gpus=2: a worker gets one GPU; use more workers"):
-        SpreadEngine(job, settings, "")
+@pytest.mark.parametrize(
+    ("engine", "device", "place"), [("vllm", "auto", ("auto", 2)), ("transformers", "cuda", ("cuda", 1))]
+)
+def test_what_a_worker_computes_on(settings, job, monkeypatch, engine, device, place):
+    """vLLM spreads a model over the GPUs of a worker; nothing else here does."""
+    places: list[tuple[str, int]] = []
+
+    def noting(job, make_worker, shards, device, gpus):
+        places.append((device, gpus))
+        return dealt(1, 3)(job, make_worker, shards)
+
+    monkeypatch.setattr(spread_generation, "map_shards", noting)
+    monkeypatch.setattr(spread_generation, "open_local", lambda settings, model_id: None)
+    monkeypatch.setattr(spread_generation, "AnswerWorker", lambda settings, model_id, job: lambda batch: [])
+    chosen = replace(settings, engine=engine, device=device, gpus=2)
+    asyncio.run(SpreadEngine(job, chosen, "id").answer_all([], Budget(chosen), lambda *both: None))
+    assert places == [place]
 
 
 def test_what_a_worker_says_of_its_batch(settings):

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,23 +38,14 @@ from search import embed_texts
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from jaxtyping import Int64
 
-    from common.benchmark_scores import Asked, Nearest, Scored, StageScores, Stored, Wanted
-    from common.chunk_similarity import QuestionVectors
+    from common.benchmark_scores import Asked, Scored, Stored
+    from common.benchmark_search import Null
     from common.cleaning import Exported
-    from common.contamination import ContaminationScores
-    from common.leaks import Contamination, Leak
     from common.samples import BenchmarkSample
     from common.store import Artifact
 
 SCRIPT = "multi_benchmark_similarity.py"
-METRIC = "cosine"
-# Single scores that the table of questions carries; NaN where there is none (`semantic` without vectors).
-FEATURES = (
-    *("tfidf", "masked_tfidf", "chars", "numbers", "containment_8", "containment_13"),
-    *("masked_containment_8", "masked_containment_13", "longest_span", "semantic"),
-)
 
 
 # --- benchmarks -> questions ---------------------------------------------------------------------------------
@@ -128,17 +118,6 @@ BENCHMARKS = Stage(
 # --- what both sides are -------------------------------------------------------------------------------------
 
 
-def load_stored(inputs: Mapping[str, Artifact]) -> Stored:
-    """The vectors, in shards on disk, and the stage of each."""
-    from common.arrays import stored_rows, stored_vectors
-    from common.benchmark_scores import Stored
-    from common.stored_chunks import stage_groups
-
-    rows = stored_rows(inputs["vectors"])
-    stages, stage = stage_groups(inputs["chunks"], rows)
-    return Stored(stored_vectors(inputs["vectors"]), rows.load(), stages, stage)
-
-
 def load_asked(inputs: Mapping[str, Artifact], config: Config) -> Asked:
     """The questions, embedded as a search would."""
     import numpy as np
@@ -163,12 +142,12 @@ def write_chunks(job: Job, asked: Asked, stored: Stored) -> None:
     """How near every chunk is to every benchmark, a shard at a time; shards of a killed run are kept."""
     import numpy as np
 
-    from common.chunk_similarity import QuestionVectors
+    from common.chunk_similarity import NamedQuestions, QuestionVectors, similarity_table
 
     known = np.flatnonzero(asked.known)
     numbers, dense = np.unique(asked.benchmark[known], return_inverse=True)
     questions = QuestionVectors.of(asked.vectors[known], dense)
-    named = _NamedQuestions([asked.names[number] for number in numbers.tolist()], asked.ids(known))
+    named = NamedQuestions([asked.names[number] for number in numbers.tolist()], asked.ids(known))
     ranks = chunk_ranks(job, stored, asked.vectors[known])
     vectors, first = job.inputs["vectors"], 0
     with job.progress.bar("chunks", len(stored.rows)) as bar:
@@ -176,46 +155,12 @@ def write_chunks(job: Job, asked: Asked, stored: Stored) -> None:
             shard = Path(name).stem.removeprefix("vectors-")
             rows = vectors.array(f"rows-{shard}.npy")
             if not job.part.finished(f"chunks-{shard}.parquet"):
-                table = chunk_table(rows, vectors.array(name), questions, named)
+                table = similarity_table(rows, vectors.array(name), questions, named)
                 for column, values in ranks.items():
                     table = table.append_column(column, [values[first : first + len(rows)]])
                 job.part.write_table(f"chunks-{shard}.parquet", table)
             first += len(rows)
             bar.advance(len(rows))
-
-
-@dataclass(frozen=True)
-class _NamedQuestions:
-    benchmarks: list[str]
-    ids: list[str]
-
-
-def chunk_table(
-    rows: Int64[np.ndarray, " chunks"], vectors: np.ndarray, questions: QuestionVectors, named: _NamedQuestions
-) -> pa.Table:
-    """Of each chunk: the most similar question and its benchmark, the similarity to every benchmark, and its standing.
-
-    `standing` is the maximum in standard deviations above the chunk's mean similarity to all questions: what is left
-    of a generic chunk's advantage.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    from common.chunk_similarity import chunk_similarities
-
-    found = chunk_similarities(vectors, questions)
-    each = [pa.array(found.best[:, place]) for place in range(len(named.benchmarks))]
-    return pa.table(
-        {
-            "chunk_row": pa.array(np.asarray(rows)),
-            "max_similarity": pa.array(found.maximum),
-            "source_benchmark": pa.array(named.benchmarks, pa.string()).take(pa.array(found.source)),
-            "source_question": pa.array(named.ids, pa.string()).take(pa.array(found.question)),
-            "all_similarities": pa.StructArray.from_arrays(each, names=named.benchmarks),
-            "mean_similarity": pa.array(found.mean),
-            "standing": pa.array(found.standing),
-        }
-    )
 
 
 def chunk_ranks(job: Job, stored: Stored, questions: np.ndarray) -> dict[str, Any]:
@@ -225,6 +170,7 @@ def chunk_ranks(job: Job, stored: Stored, questions: np.ndarray) -> dict[str, An
     strategy = job.config.benchmarks.aggregation_strategy
     if strategy == "distance":
         return {}
+    from common.benchmark_search import METRIC
     from ranking import rank_scores
 
     scores = rank_scores(stored.vectors, questions, METRIC, job=job)
@@ -233,91 +179,6 @@ def chunk_ranks(job: Job, stored: Stored, questions: np.ndarray) -> dict[str, An
 
 
 # --- the side of the questions -------------------------------------------------------------------------------
-
-
-def nearest_chunks(job: Job, asked: Asked, stored: Stored) -> tuple[list[Nearest], int]:
-    """One for each stage, and the number of chunks in a pool."""
-    import numpy as np
-
-    from common.arrays import SelectedRows
-    from common.benchmark_scores import Nearest
-    from common.similarity import pooled_distances
-    from common.spread_search import spread_top_k_per_group
-
-    settings = job.config.benchmarks
-    known = np.flatnonzero(asked.known)
-    sizes = [len(stored.of(stage)) for stage in range(len(stored.stages))]
-    size = min(*sizes, *([settings.pool_chunks] if settings.pool_chunks else []), len(stored.rows))
-    raw = spread_top_k_per_group(job, stored.vectors, asked.vectors[known], 1, METRIC, groups=stored.stage)
-    found = []
-    for stage in range(len(stored.stages)):
-        pool = SelectedRows(stored.vectors, stored.of(stage))
-        how: dict[str, Any] = {"size": size, "pools": settings.pool_draws, "k": 1, "seed": settings.seed}
-        pooled = pooled_distances(pool, asked.vectors[known], METRIC, **how, job=job)
-        row, distance, in_pool = np.full(len(asked.known), -1), *(np.full(len(asked.known), np.nan) for _ in range(2))
-        row[known] = stored.rows[raw[stage].indices[:, 0]]
-        distance[known], in_pool[known] = raw[stage].distances[:, 0], pooled.nearest
-        found.append(Nearest(row, distance, in_pool))
-    return found, size
-
-
-def score_stage(job: Job, asked: Asked, null: Null, stored: Stored, stage: int, bar: Any) -> StageScores:
-    """Score every benchmark against the chunks of one stage; what a killed run finished is not scored again.
-
-    Each goes by itself: the score holds a question against the others that are looked for with it.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    from common.benchmark_scores import StageScores
-
-    parts = []
-    for benchmark in null:
-        scratch = f"scratch/scores-{stage}-{benchmark}.parquet"
-        if not job.part.finished(scratch):
-            job.part.write_table(scratch, score_benchmark(job, asked, null[benchmark], stored, stage, benchmark))
-        parts.append(job.part.read_table(scratch))
-        bar.advance(len(parts[-1]))
-    table, total = pa.concat_tables(parts), len(asked.known)
-    places = table["question"].to_numpy()
-    values = {name: np.full(total, np.nan) for name in ("probability", "false_positive_rate", *FEATURES)}
-    for name, column in values.items():
-        column[places] = table[name].to_numpy()
-    row, answered = np.full(total, -1), np.zeros(total, dtype=bool)
-    row[places], answered[places] = table["chunk_row"].to_numpy(), table["answered"].to_numpy(zero_copy_only=False)
-    passages = dict(zip(places.tolist(), table["passage"].to_pylist(), strict=True))
-    alarms = {benchmark: tuple(part["null"][0].as_py()) for benchmark, part in zip(null, parts, strict=True)}
-    return StageScores(values, row, answered, passages, alarms)
-
-
-def score_benchmark(job: Job, asked: Asked, null: Wanted, stored: Stored, stage: int, benchmark: int) -> pa.Table:
-    """A row for each question of one benchmark; `null`, the same in every row, is how many shuffled copies are flagged.
-
-    Columns: question (its row), chunk_row (of the evidence, -1 for none), answered, passage, and every score.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    mine, places, threshold = asked.of(benchmark), stored.of(stage), job.config.benchmarks.threshold
-    scores = score_texts(job, stored, places, asked.wanted(mine))
-    shuffled = score_texts(job, stored, places, null)
-    missing = np.full(len(mine), np.nan)
-    alarms = [len(null.questions), int((shuffled.probability >= threshold).sum())]
-    return pa.table(
-        {
-            "question": pa.array(mine),
-            "chunk_row": pa.array(np.where(scores.document >= 0, stored.rows[places][scores.document], -1)),
-            "answered": pa.array(scores.answer_in_document),
-            "passage": pa.array(scores.passages, pa.string()),
-            "probability": pa.array(scores.probability),
-            "false_positive_rate": pa.array(scores.false_positive_rate),
-            **{name: pa.array(scores.features.get(name, missing)) for name in FEATURES},
-            "null": pa.array([alarms] * len(mine), pa.list_(pa.int64())),
-        }
-    )
-
-
-Null = Mapping[int, "Wanted"]
 
 
 def shuffled_copies(job: Job, asked: Asked) -> Null:
@@ -340,32 +201,19 @@ def shuffled_copies(job: Job, asked: Asked) -> Null:
     return found
 
 
-def score_texts(job: Job, stored: Stored, places: Int64[np.ndarray, " stage"], wanted: Wanted) -> ContaminationScores:
-    """Look for some questions in the chunks at some places."""
-    from common.arrays import SelectedRows
-    from common.contamination import SemanticVectors, score_questions
-    from common.stored_chunks import texts_of
-
-    texts = partial(texts_of, job.inputs["chunks"], stored.rows[places])
-    config = job.config
-    semantic = (
-        SemanticVectors(wanted.vectors, SelectedRows(stored.vectors, places)) if config.benchmarks.semantic else None
-    )
-    return score_questions(wanted.questions, texts, config.contamination, semantic)
-
-
 # --- what is written -----------------------------------------------------------------------------------------
 
 
 def compute_contamination(job: Job) -> int:
     """Both sides, the leaks, the figures and the page; returns the number of contaminated questions."""
-    from common.benchmark_scores import Scored
+    from common.benchmark_scores import Scored, Stored
+    from common.benchmark_search import nearest_chunks, score_stage
 
     asked = load_asked(job.inputs, job.config)
     if not asked.names:
         job.part.write_json("summary.json", {"cells": [], "leaks": 0, "benchmarks": []})
         return 0
-    stored = load_stored(job.inputs)
+    stored = Stored.load(job.inputs["chunks"], job.inputs["vectors"])
     if not asked.known.any() or not len(stored.rows):
         raise UserError(
             "the embedder knows no word of any question, or the corpus has no vector; nothing can be compared"
@@ -404,49 +252,14 @@ def write_results(job: Job, found: Scored) -> int:
 # --- pages ---------------------------------------------------------------------------------------------------
 
 
-def contamination_view(summary: Mapping[str, Any], leaks: pa.Table, shown: int | None) -> Contamination:
-    """What the page and the report show, from finished files."""
-    from dacite import from_dict
-
-    from common.leaks import Cell, Contamination, Truth
-
-    if not summary["cells"]:
-        return Contamination()
-    return Contamination(
-        cells=tuple(from_dict(Cell, cell) for cell in summary["cells"]),
-        leaks=tuple(leak_of(row) for row in leaks.slice(0, shown).to_pylist()),
-        all_leaks=len(leaks),
-        truth=tuple(Truth(**each) for each in summary["truth"]),
-        threshold=summary["threshold"],
-        unreadable=summary["third_state"]["unreadable"] + summary["third_state"]["no_words"],
-    )
-
-
-def leak_of(row: Mapping[str, Any]) -> Leak:
-    """A row of `leaks.parquet`."""
-    from dataclasses import fields
-
-    from common.leaks import Leak
-
-    return Leak(**{item.name: row[item.name] for item in fields(Leak)})
-
-
-def load_contamination(artifact: Artifact, shown: int | None = None) -> Contamination:
-    """The view of a finished artifact; empty where the config names no benchmark."""
-    import pyarrow as pa
-
-    summary = artifact.json("summary.json")
-    leaks = artifact.table("leaks.parquet") if artifact.names("leaks.parquet") else pa.table({})
-    return contamination_view(summary, leaks, shown)
-
-
 def write_pages(job: Job, summary: dict[str, Any], leaks: pa.Table, unreadable: Sequence[Mapping[str, Any]]) -> None:
     """The heat map as a picture, and the page."""
     from common.contamination_page import ContaminationPage, render
     from common.heat_map import draw
+    from common.leaks import contamination_of
     from common.static_plots import save
 
-    view = contamination_view(summary, leaks, job.config.benchmarks.shown_leaks)
+    view = contamination_of(summary, leaks, job.config.benchmarks.shown_leaks)
     with job.part.write("heat_map.png") as path:
         save(draw(view), path, "png")
     page = ContaminationPage(view, summary, tuple(unreadable))
@@ -531,77 +344,23 @@ HELD_OUT = Stage(
 
 # --- a clean copy --------------------------------------------------------------------------------------------
 
-# A document that is left may hold the next best copy; this many times the flagged questions are looked for again.
-CLEANING_ROUNDS = 8
-
-
-def held_documents(job: Job, contamination: Artifact) -> dict[str, list[str]]:
-    """The documents that hold flagged questions, with the questions' ids: removed, looked for again, until none is.
-
-    Raises:
-        UserError: after `CLEANING_ROUNDS` some question is still found.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    from common.stored_chunks import ids_or_null
-
-    asked, stored = load_asked(job.inputs, job.config), load_stored(job.inputs)
-    owners = np.array(ids_or_null(job.inputs["chunks"], stored.rows, "doc_id").to_pylist(), dtype=object)
-    number = {name: place for place, name in enumerate(asked.table["question_id"].to_pylist())}
-    held: dict[str, list[str]] = {}
-    leaks = contamination.table("leaks.parquet", ["question_id", "stage", "doc_id"])
-    for stage, name in enumerate(stored.stages):
-        found = leaks.filter(pa.array([each == name for each in leaks["stage"].to_pylist()], pa.bool_()))
-        left, places = found.select(["question_id", "doc_id"]).to_pylist(), stored.of(stage)
-        for _ in range(CLEANING_ROUNDS):
-            for row in left:
-                held.setdefault(row["doc_id"], []).append(row["question_id"])
-            places = places[[owners[place] not in held for place in places.tolist()]]
-            if not left or not len(places):
-                break
-            questions = np.array(sorted(number[row["question_id"]] for row in left), dtype=np.int64)
-            left = _still_held(job, asked, stored, questions, places, owners)
-        if left and len(places):
-            raise UserError(f"stage '{name}': {len(left)} questions are in more than {CLEANING_ROUNDS} documents each")
-    return held
-
-
-def _still_held(
-    job: Job,
-    asked: Asked,
-    stored: Stored,
-    questions: Int64[np.ndarray, " some"],
-    places: Int64[np.ndarray, " left"],
-    owners: np.ndarray,
-) -> list[dict[str, str]]:
-    """Which of the questions are found in the chunks that are left, and in which document."""
-    scores = score_texts(job, stored, places, asked.wanted(questions))
-    flagged = (scores.probability >= job.config.benchmarks.threshold).tolist()
-    rows = zip(asked.ids(questions), scores.document.tolist(), flagged, strict=True)
-    return [{"question_id": name, "doc_id": owners[places[row]]} for name, row, hit in rows if hit]
-
 
 def export_clean(session: Session, folder: Path) -> Exported:
     """Write the cleaned corpus and benchmarks."""
-    from common.cleaning import Exported, export_benchmarks, export_corpus
+    from common.benchmark_scores import Stored
+    from common.cleaning import Exported, contaminated_ids, export_benchmarks, export_corpus, held_documents
 
     contamination, asked = session.load(CONTAMINATION), session.load(BENCHMARKS)
     inputs = {stage.name: session.load(stage) for stage in (CHUNKS, VECTORS, BENCHMARKS)}
     job = Job(session.config, inputs, Part(folder), session.progress, session.store.cache_dir)
-    held = held_documents(job, contamination) if contamination.rows else {}
+    held: dict[str, list[str]] = {}
+    if contamination.rows:
+        stored = Stored.load(inputs["chunks"], inputs["vectors"])
+        held = held_documents(job, load_asked(inputs, session.config), stored, contamination.table("leaks.parquet"))
     corpus = export_corpus(session.load(DOCUMENTS), held, folder / "corpus")
     found = {row["question_id"]: row["stages"] for row in contaminated_ids(contamination)}
     questions, unreadable = asked.table("questions.parquet"), asked.json("unreadable.json")
     return Exported(*corpus, *export_benchmarks(questions, found, unreadable, folder / "benchmarks"))
-
-
-def contaminated_ids(contamination: Artifact) -> list[dict[str, Any]]:
-    """The rows of `contaminated.jsonl`."""
-    import json
-
-    lines = contamination.path("contaminated.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 # --- what it prints ------------------------------------------------------------------------------------------
@@ -613,7 +372,7 @@ def print_contamination(session: Session, shown: int) -> None:
 
     from common.console import stdout
     from common.contamination_view import print_cells, print_leaks, third_state_lines
-    from common.leaks import truth_lines
+    from common.leaks import load_contamination, truth_lines
 
     artifact = session.load(CONTAMINATION)
     summary, found, console = artifact.json("summary.json"), load_contamination(artifact), stdout()

@@ -22,7 +22,7 @@ from common.store import Artifact
 from config import Config
 from embed_chunks import CHUNKS, VECTORS
 from map_chunks import MAP, placed
-from multi_benchmark_similarity import CONTAMINATION, load_contamination
+from multi_benchmark_similarity import CONTAMINATION
 from name_clusters import NAMES
 from prepare_data import DOCUMENTS
 from search import ALL_STAGES, NEIGHBOURS
@@ -162,7 +162,7 @@ def outputs(annotations: Artifact, config: Config) -> Outputs:
 
 def leaked_questions(inputs: Mapping[str, Artifact]) -> Contamination:
     """Which benchmark questions are in the corpus; empty where none was looked for."""
-    from common.leaks import Contamination
+    from common.leaks import Contamination, load_contamination
 
     return load_contamination(inputs["contamination"], LEAKS_SHOWN) if "contamination" in inputs else Contamination()
 

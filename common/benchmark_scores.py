@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.arrays import ShardedArray, stored_rows, stored_vectors
 from common.auc import auc
 from common.benchmark_table import NO_WORDS, SCORED, planted_of
 from common.leaks import PLANTED_NONE, Cell, Truth
 from common.statistics import wilson
-from common.stored_chunks import ids_or_null
+from common.stored_chunks import ids_or_null, stage_groups
 from config import BenchmarksConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Bool, Float32, Float64, Int64
 
-    from common.arrays import ShardedArray
     from common.contamination import Question
     from common.store import Artifact
 
@@ -72,7 +72,6 @@ class Asked:
 
     def of(self, benchmark: int) -> Int64[np.ndarray, " some"]:
         """Questions of a benchmark that have a word to look for."""
-
         status = np.array(self.table["status"].to_pylist(), dtype=object) == SCORED
         return np.flatnonzero((self.benchmark == benchmark) & status)
 
@@ -86,9 +85,15 @@ class Stored:
     stages: list[str]
     stage: Int64[np.ndarray, " vectors"]
 
+    @classmethod
+    def load(cls, chunks: Artifact, vectors: Artifact) -> Stored:
+        """The vectors stay in shards on disk."""
+        rows = stored_rows(vectors)
+        stages, stage = stage_groups(chunks, rows)
+        return cls(stored_vectors(vectors), rows.load(), stages, stage)
+
     def of(self, stage: int) -> Int64[np.ndarray, " some"]:
         """Places of a stage's vectors."""
-
         return np.flatnonzero(self.stage == stage)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from common.shapes import check_shape
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from jaxtyping import Float, Float32, Float64, Int, Int32, Int64
 
 # A tile of similarities: 16 MB.
@@ -143,6 +144,45 @@ def _moments(
     mean = exact @ questions.mean
     variance = ((exact @ questions.second) * exact).sum(axis=1) - mean**2
     return mean, np.sqrt(np.maximum(variance, 0.0))
+
+
+# --- as a table ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NamedQuestions:
+    """What benchmarks are called, and every question of theirs, in the order of their vectors."""
+
+    benchmarks: list[str]
+    ids: list[str]
+
+
+def similarity_table(
+    rows: Int64[np.ndarray, " chunks"],
+    vectors: Float[np.ndarray, "chunks dims"],
+    questions: QuestionVectors,
+    named: NamedQuestions,
+) -> pa.Table:
+    """Of each chunk: the most similar question and its benchmark, the similarity to every benchmark, and its standing.
+
+    `standing` is the maximum in standard deviations above the chunk's mean similarity to all questions: what is left
+    of a generic chunk's advantage.
+    """
+    import pyarrow as pa
+
+    found = chunk_similarities(vectors, questions)
+    each = [pa.array(found.best[:, place]) for place in range(len(named.benchmarks))]
+    return pa.table(
+        {
+            "chunk_row": pa.array(np.asarray(rows)),
+            "max_similarity": pa.array(found.maximum),
+            "source_benchmark": pa.array(named.benchmarks, pa.string()).take(pa.array(found.source)),
+            "source_question": pa.array(named.ids, pa.string()).take(pa.array(found.question)),
+            "all_similarities": pa.StructArray.from_arrays(each, names=named.benchmarks),
+            "mean_similarity": pa.array(found.mean),
+            "standing": pa.array(found.standing),
+        }
+    )
 
 
 # --- hubs ----------------------------------------------------------------------------------------------------

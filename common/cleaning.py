@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from common.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from jaxtyping import Int64
 
+    from common.benchmark_scores import Asked, Stored
+    from common.stages import Job
     from common.store import Artifact
 
 
@@ -68,6 +73,69 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror}; nothing half-written is left") from error
     return count
+
+
+# --- what is removed -----------------------------------------------------------------------------------------
+
+# A document that is left may hold the next best copy; this many times the flagged questions are looked for again.
+CLEANING_ROUNDS = 8
+
+
+def held_documents(job: Job, asked: Asked, stored: Stored, leaks: pa.Table) -> dict[str, list[str]]:
+    """The documents that hold flagged questions, with the questions' ids: removed, looked for again, until none is.
+
+    Args:
+        job: its inputs are chunks, vectors and benchmarks.
+        leaks: `leaks.parquet`.
+
+    Raises:
+        UserError: after `CLEANING_ROUNDS` some question is still found.
+    """
+    from common.stored_chunks import take_chunks
+
+    owners = np.array(take_chunks(job.inputs["chunks"], stored.rows, ["doc_id"])["doc_id"].to_pylist(), dtype=object)
+    number = {name: place for place, name in enumerate(asked.table["question_id"].to_pylist())}
+    rows = leaks.select(["question_id", "stage", "doc_id"]).to_pylist()
+    held: dict[str, list[str]] = {}
+    for stage, name in enumerate(stored.stages):
+        left, places = [row for row in rows if row["stage"] == name], stored.of(stage)
+        for _ in range(CLEANING_ROUNDS):
+            for row in left:
+                held.setdefault(row["doc_id"], []).append(row["question_id"])
+            places = places[[owners[place] not in held for place in places.tolist()]]
+            if not left or not len(places):
+                break
+            questions = np.array(sorted(number[row["question_id"]] for row in left), dtype=np.int64)
+            left = _still_held(job, asked, stored, questions, places, owners)
+        if left and len(places):
+            raise UserError(f"stage '{name}': {len(left)} questions are in more than {CLEANING_ROUNDS} documents each")
+    return held
+
+
+def _still_held(
+    job: Job,
+    asked: Asked,
+    stored: Stored,
+    questions: Int64[np.ndarray, " some"],
+    places: Int64[np.ndarray, " left"],
+    owners: np.ndarray,
+) -> list[dict[str, str]]:
+    """Which of the questions are found in the chunks that are left, and in which document."""
+    from common.benchmark_search import score_texts
+
+    scores = score_texts(job, stored, places, asked.wanted(questions))
+    flagged = (scores.probability >= job.config.benchmarks.threshold).tolist()
+    rows = zip(asked.ids(questions), scores.document.tolist(), flagged, strict=True)
+    return [{"question_id": name, "doc_id": owners[places[row]]} for name, row, hit in rows if hit]
+
+
+def contaminated_ids(contamination: Artifact) -> list[dict[str, Any]]:
+    """The rows of `contaminated.jsonl`."""
+    lines = contamination.path("contaminated.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# --- what is written -----------------------------------------------------------------------------------------
 
 
 def export_corpus(documents: Artifact, held: Mapping[str, list[str]], folder: Path) -> tuple[int, int]:

@@ -6,14 +6,20 @@ Questions and passages are corpus text: escaped, never markup.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from difflib import SequenceMatcher
 from itertools import islice, zip_longest
+from typing import TYPE_CHECKING, Any
 
 from common.contamination_words import stem, token_spans
 from common.html import Html, escape, join, printable, table, tag
 from common.statistics import Interval
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from common.store import Artifact
 
 # Words of a run that stands in both texts: shorter ones are of the language, not of the question.
 RUN_WORDS = 5
@@ -114,6 +120,39 @@ class Contamination:
 
     def cell(self, benchmark: str, stage: str) -> Cell | None:
         return next((each for each in self.cells if (each.benchmark, each.stage) == (benchmark, stage)), None)
+
+
+# --- from files ----------------------------------------------------------------------------------------------
+
+
+def contamination_of(summary: Mapping[str, Any], leaks: pa.Table, shown: int | None) -> Contamination:
+    """What the page and the report show, from finished files."""
+    from dacite import from_dict
+
+    if not summary["cells"]:
+        return Contamination()
+    return Contamination(
+        cells=tuple(from_dict(Cell, cell) for cell in summary["cells"]),
+        leaks=tuple(leak_of(row) for row in leaks.slice(0, shown).to_pylist()),
+        all_leaks=len(leaks),
+        truth=tuple(Truth(**each) for each in summary["truth"]),
+        threshold=summary["threshold"],
+        unreadable=summary["third_state"]["unreadable"] + summary["third_state"]["no_words"],
+    )
+
+
+def leak_of(row: Mapping[str, Any]) -> Leak:
+    """A row of `leaks.parquet`."""
+    return Leak(**{item.name: row[item.name] for item in fields(Leak)})
+
+
+def load_contamination(artifact: Artifact, shown: int | None = None) -> Contamination:
+    """The view of a finished artifact; empty where the config names no benchmark."""
+    import pyarrow as pa
+
+    summary = artifact.json("summary.json")
+    leaks = artifact.table("leaks.parquet") if artifact.names("leaks.parquet") else pa.table({})
+    return contamination_of(summary, leaks, shown)
 
 
 def spread(leaks: Sequence[Leak], count: int) -> list[Leak]:

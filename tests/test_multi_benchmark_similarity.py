@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from common.leaks import load_contamination
 from common.stages import Session
 from common.store import Artifact
 from config import (
@@ -25,7 +26,7 @@ from config import (
     SourceConfig,
 )
 from embed_chunks import CHUNKS, VECTORS
-from multi_benchmark_similarity import BENCHMARKS, CONTAMINATION, HELD_OUT, load_contamination, present
+from multi_benchmark_similarity import BENCHMARKS, CONTAMINATION, HELD_OUT, present
 from prepare_data import DOCUMENTS
 from tests.common.test_leaks import HOSTILE
 
@@ -423,10 +424,10 @@ def test_keys_follow_what_is_asked_and_where_it_is_not(session, folder):
 
 
 def test_a_killed_run_goes_on_with_the_benchmark_it_was_at(session, monkeypatch):
-    import common.contamination
+    import common.benchmark_search
 
     config = replace(session.config, benchmarks=replace(session.config.benchmarks, threshold=0.4))
-    whole, calls = common.contamination.score_questions, []
+    whole, calls = common.benchmark_search.score_questions, []
 
     def until(most: int):
         def score(*arguments, **options):
@@ -435,7 +436,7 @@ def test_a_killed_run_goes_on_with_the_benchmark_it_was_at(session, monkeypatch)
                 raise KeyboardInterrupt
             return whole(*arguments, **options)
 
-        monkeypatch.setattr(common.contamination, "score_questions", score)
+        monkeypatch.setattr(common.benchmark_search, "score_questions", score)
 
     until(5)
     with pytest.raises(KeyboardInterrupt):

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
-from scipy.stats import chisquare
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from typing import TYPE_CHECKING
 
-from common.token_sampling import SamplingRows, draw_tokens, kept
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+    from scipy.stats import chisquare
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    from common.token_sampling import SamplingRows, draw_tokens, kept
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries() -> None:
+    """Imported here, not above: every worker collects this file, and one runs it."""
+    global torch, chisquare, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    global SamplingRows, draw_tokens, kept
+    import torch
+    from scipy.stats import chisquare
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    from common.token_sampling import SamplingRows, draw_tokens, kept
 
 
 def rows(count: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> SamplingRows:

@@ -9,21 +9,24 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from common.chat_prompts import prompt_ids, prompt_text
 from common.errors import UserError
 from common.generation import estimate, generate, generate_all, generate_many, make_request
 from common.local_models import first_stop, tokens_of
 from common.rollouts import Failure, Message, Request
-from common.transformers_engine import LoadedModel, Row, batches_of, left_padded, load_model
 from config import GenerationConfig, SamplingConfig
 from tests.models import build_language_model, one_thread
 from tests.openai_server import LanguageModel
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    from common.transformers_engine import LoadedModel, Row, batches_of, left_padded, load_model
 
 # Of very different lengths, with characters of several bytes.
 TEXTS = [
@@ -34,6 +37,17 @@ TEXTS = [
     "Rivers carry sediment. " * 5,
     "",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries() -> None:
+    """Imported here, not above: every worker collects this file, and one runs it."""
+    global torch, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+    global LoadedModel, Row, batches_of, left_padded, load_model
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    from common.transformers_engine import LoadedModel, Row, batches_of, left_padded, load_model
 
 
 @pytest.fixture(scope="module")

@@ -423,7 +423,7 @@ def _settings(config: Config) -> Mapping[str, object]:
 CLUSTERS = Stage(
     name="clusters",
     script="cluster_corpus.py",
-    version=3,
+    version=4,
     settings=_settings,
     compute=compute,
     inputs=(CHUNKS, VECTORS),

@@ -430,7 +430,7 @@ class AdaptiveConfig(Section):
         8.0, ge=1.0, help="resolution of a level over that of the one above; 8 makes about five times the clusters"
     )
     min_share: float = setting(
-        0.05, ge=0.0, lt=1.0, help="share of a community beyond a border of the level above that makes it two"
+        0.1, ge=0.0, lt=1.0, help="share of a community beyond a border of the level above that makes it two"
     )
     max_children: int = setting(12, ge=2, help="a node is cut into at most so many")
     min_cluster_size: int = setting(10, ge=2, help="of a child")

@@ -74,7 +74,7 @@ class AdaptiveSettings:
     landmarks: int = 1536
     reach: float = 0.125
     resolution_step: float = 8.0
-    min_share: float = 0.05
+    min_share: float = 0.1
     max_depth: int = 3
     max_children: int = 12
     min_cluster_size: int = 10
@@ -299,15 +299,17 @@ def settled(
     nearest: Int64[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
     settings: AdaptiveSettings,
+    clear: Bool[np.ndarray, " n"],
 ) -> tuple[Int32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
     """Groups that are neither too many nor too small, and the support of every row.
 
     Args:
         nearest: rows of the node, -1 for those outside of it.
+        clear: rows that are noise nowhere above: only they make a group large enough.
     """
     if int(labels.max()) >= settings.max_children:
         labels = few(neighbour_graph(nearest), labels, settings.max_children)
-    labels = large(points, labels, settings.min_cluster_size)
+    labels = only(points, labels, np.flatnonzero(np.bincount(labels[clear]) >= settings.min_cluster_size))
     return labels, shares(nearest, labels)
 
 
@@ -411,7 +413,7 @@ class _Grower:
 
     def _at(self, visit: _Visit, level: int, labels: Int[np.ndarray, " members"]) -> Split:
         nearest = _within(self.scales.neighbours(level), visit.rows, len(self.units))
-        labels, support = settled(self.points[visit.rows], nearest, labels, self.settings)
+        labels, support = settled(self.points[visit.rows], nearest, labels, self.settings, visit.clear)
         most = self.settings.max_noise * (visit.depth + 1) / self.settings.max_depth
         split = Split(labels, support, weakest(support, visit.clear, most), level)
         return _ordered(_spared(split, visit.clear, self.settings.min_cluster_size), visit.clear)
@@ -441,10 +443,8 @@ def _spared(split: Split, clear: Bool[np.ndarray, " n"], smallest: int) -> Split
 
 
 def _ordered(split: Split, clear: Bool[np.ndarray, " n"]) -> Split:
-    """Children by the number of rows that are noise nowhere, largest first; no split where one would have none."""
+    """Children by the number of rows that are noise nowhere, largest first."""
     counts = np.bincount(split.labels[clear & ~split.noise], minlength=split.children)
-    if (counts < 1).any():
-        return replace(split, labels=np.zeros_like(split.labels))
     order = np.argsort(-counts, kind="stable")
     return replace(split, labels=np.argsort(order)[split.labels].astype(np.int32))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from common.adaptive import AdaptiveSettings, AdaptiveTree, Split, _spared, grow_adaptive, weakest
+from common.adaptive import AdaptiveSettings, AdaptiveTree, Split, _spared, grow_adaptive, settled, weakest
 from common.cluster_tree import assignments, to_json, validate
 from common.tree_scores import adjusted_rand
 
@@ -99,6 +99,16 @@ def test_noise_does_not_make_a_child_smaller_than_asked_for() -> None:
     assert (
         _spared(Split(labels, support, noise), clear, 1).noise == [*[True] * 6, False, *[True] * 5, False, False]
     ).all()
+
+
+def test_rows_that_are_noise_above_make_no_child_of_their_own() -> None:
+    """Twelve rows that lie together, nine of them noise at the parent: a child of three would be left."""
+    vectors, names = planted({"a.x": 30, "b.x": 30, "c.x": 12}, spread=0.01)
+    nearest = np.argsort(-vectors @ vectors.T, axis=1, kind="stable")[:, 1:6]
+    clear = np.arange(72) < 63
+    for needed, children in ((3, 3), (4, 2)):
+        found, support = settled(vectors, nearest, codes(names), AdaptiveSettings(min_cluster_size=needed), clear)
+        assert len(np.unique(found)) == children and set(found[:60]) == {0, 1} and support.shape == (72,)
 
 
 def test_of_weak_rows_the_weakest_are_noise_and_never_too_many() -> None:

@@ -260,5 +260,5 @@ def _made(payload: bytes) -> Any:
 
 def _end_with_parent() -> None:
     """Nobody else has the other end of standard input, and nothing is written to it: it ends with the parent."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # unbuffered: a buffer's lock, held here, would abort an interpreter that ends by itself
     os._exit(1)

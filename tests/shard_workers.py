@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
+from common.process_engine import serve
 from common.stages import Job
 
 
@@ -123,3 +127,86 @@ def alive(process: int) -> bool:
         return status.read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@dataclass(frozen=True)
+class Heavy:
+    """An adder of shards that are long to hand over."""
+
+    job: Job
+
+    def __call__(self, numbers: tuple[str, int, bytes]) -> Total:
+        return Adder(self.job)(numbers[:2])
+
+
+class DieTogether(Adder):
+    """Two shards, `one.json` and `two.json`, whose workers are both killed when both are under way, the first time."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        name, _ = numbers
+        if name in ("one.json", "two.json") and not self.job.part.finished(f"scratch/{name}"):
+            self.job.part.write_json(f"scratch/{name}", 0)
+            wait_for_files(self.job, "scratch/one.json", "scratch/two.json")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(numbers)
+
+
+class RefusesBesideOthers(Adder):
+    """Finds fault with `bad.json` once another shard is under way, which never ends."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        self.job.part.write_json(f"scratch/{numbers[0]}", os.getpid())
+        if numbers[0] != "bad.json":
+            time.sleep(600)
+        wait_for_files(self.job, "scratch/0.json")
+        raise UserError("bad.json: is bad; mend it")
+
+
+class Leaves(Adder):
+    """Leaves without a word at `leaves.json`, and takes its time for it: what it said to the driver ends before it."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        if numbers[0] == "leaves.json":
+            atexit.register(time.sleep, 0.5)
+            raise SystemExit(7)
+        return super().__call__(numbers)
+
+
+class HasChild(Adder):
+    """Is killed, the first time, and leaves a child that lives on and has all of its files open."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        if not self.job.part.finished("scratch/child.json"):
+            child = os.fork()
+            if not child:
+                time.sleep(600)
+            self.job.part.write_json("scratch/child.json", child)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(numbers)
+
+
+class Unloadable:
+    """A worker whose module is not there where it should run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unloaded, ()
+
+
+def _unloaded() -> None:
+    raise ModuleNotFoundError("No module named 'left_at_home'")
+
+
+def serve_or_die(descriptor: int, note: str) -> None:
+    """As `serve`; the first of all workers is killed before it has read anything."""
+    with suppress(FileExistsError):
+        Path(note).touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+    serve(descriptor)
+
+
+def wait_for_files(job: Job, *names: str) -> None:
+    """Until other workers have written them."""
+    deadline = time.monotonic() + 300
+    while not all(map(job.part.finished, names)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -18,9 +18,8 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,15 +45,15 @@ from corpus import (
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-    from jaxtyping import Int, UInt8, UInt32, UInt64
+    from jaxtyping import Int
+
+    from common.fates import Fates, SourceStats
+    from common.staged_rows import Staged
 
 SHARD_ROWS = 4_096
 # Texts of one staged shard are in memory at once; few rows of many megabytes make a shard too.
 STAGED_CHARS = 32_000_000
 _STAGED = re.compile(r"scratch/\d{3}-\d{5}\.parquet")
-
-KEPT, FILTERED, EXACT_DUPLICATE, NEAR_DUPLICATE, NOT_SAMPLED = range(5)
-_DUPLICATES = {EXACT_DUPLICATE: "exact_duplicate", NEAR_DUPLICATE: "near_duplicate"}
 
 
 # --- one row -------------------------------------------------------------------------------------------------
@@ -102,16 +101,6 @@ def _rule_broken(raw: str, text: str, config: PrepareConfig) -> tuple[str, str] 
 
 
 @dataclass(frozen=True)
-class StagedShard:
-    """A file of examined rows of one source, and the position of its first row among all rows."""
-
-    name: str
-    source: int
-    first: int
-    rows: int
-
-
-@dataclass(frozen=True)
 class Unread:
     """A source that is not staged to its end, and the rows of each shard of it that a killed run has staged."""
 
@@ -132,12 +121,14 @@ def stage_sources(job: Job, sources: Sequence[SourceConfig]) -> list[list[str]]:
 
     Rows are read in order; in which order the shards are examined, and by whom, changes nothing in them.
     """
+    from common.staged_rows import row_count
+
     unread = [Unread(number, _staged_rows(job.part, number)) for number in range(len(sources))]
     unread = [source for source in unread if not _read_whole(job.part, source)]
     limits = [source.take_rows for source in sources]
     total = None if None in limits else sum(limit or 0 for limit in limits)
     with job.progress.bar("documents", total) as bar:
-        bar.advance(sum(_row_count(job.part, name) for name in _staged_names(job.part)))
+        bar.advance(sum(row_count(job.part, name) for name in _staged_names(job.part)))
         for rows in map_streams(job, BlockReader, unread, Examiner):
             bar.advance(rows)
     return [job.part.read_json(_read_marker(number))["shards"] for number in range(len(sources))]
@@ -149,8 +140,10 @@ def _staged_names(part: Part) -> list[str]:
 
 
 def _staged_rows(part: Part, number: int) -> dict[str, int]:
+    from common.staged_rows import row_count
+
     mine = _shard_name(number, 0).rpartition("-")[0]
-    return {name: _row_count(part, name) for name in _staged_names(part) if name.rpartition("-")[0] == mine}
+    return {name: row_count(part, name) for name in _staged_names(part) if name.rpartition("-")[0] == mine}
 
 
 def _read_whole(part: Part, source: Unread) -> bool:
@@ -164,12 +157,6 @@ def _read_marker(source: int) -> str:
 
 def _shard_name(source: int, shard: int) -> str:
     return f"scratch/{source:03d}-{shard:05d}"
-
-
-def _row_count(part: Part, name: str) -> int:
-    import pyarrow.parquet as pq
-
-    return pq.read_metadata(part.local(f"{name}.parquet")).num_rows
 
 
 @dataclass(frozen=True)
@@ -248,197 +235,20 @@ def _write_shingles(part: Part, name: str, rows: Sequence[Examined], config: Pre
     part.write_array(f"{name}.signatures.npy", signed)
 
 
-@dataclass(frozen=True)
-class Staged:
-    """Every staged row of every source, numbered in order; texts stay on disk."""
-
-    part: Part
-    shards: tuple[StagedShard, ...]
-
-    @property
-    def rows(self) -> int:
-        return self.shards[-1].first + self.shards[-1].rows if self.shards else 0
-
-    def column(self, name: str) -> pa.ChunkedArray:
-        """One column of all rows; for ids, reasons, hashes and lengths, never for texts."""
-        import pyarrow as pa
-
-        tables = [self.part.read_table(f"{shard.name}.parquet", [name]) for shard in self.shards]
-        return pa.concat_tables(tables).column(name)
-
-    @cached_property
-    def doc_ids(self) -> pa.ChunkedArray:
-        return self.column("doc_id")
-
-    @cached_property
-    def lengths(self) -> Int[np.ndarray, " rows"]:
-        """Characters of every row's text."""
-        return self.column("chars").to_numpy()
-
-    @cached_property
-    def reasons(self) -> pa.ChunkedArray:
-        return self.column("reason")
-
-    @cached_property
-    def digests(self) -> UInt8[np.ndarray, "rows 16"]:
-        """The hash of every row's text."""
-        import numpy as np
-
-        from common.dedup import DIGEST_BYTES
-
-        packed = b"".join(self.column("digest").to_pylist())
-        return np.frombuffer(packed, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
-
-    @cached_property
-    def source_of(self) -> Int[np.ndarray, " rows"]:
-        """The number of each row's source."""
-        import numpy as np
-
-        counts = [shard.rows for shard in self.shards]
-        return np.repeat(np.array([shard.source for shard in self.shards], dtype=np.int64), counts)
-
-    @cached_property
-    def _firsts(self) -> Int[np.ndarray, " shards"]:
-        import numpy as np
-
-        return np.array([shard.first for shard in self.shards], dtype=np.int64)
-
-    def signatures(self, rows: Int[np.ndarray, " n"]) -> UInt32[np.ndarray, "n permutations"]:
-        """MinHash signatures of some rows, in increasing order."""
-        from common.arrays import ShardedArray
-
-        paths = [self.part.local(f"{shard.name}.signatures.npy") for shard in self.shards]
-        return ShardedArray(paths).take(rows)
-
-    def shingles_of(self, row: int) -> UInt64[np.ndarray, " n"]:
-        """The hashed n-gram set of one row."""
-        import numpy as np
-
-        shard = self.shards[int(np.searchsorted(self._firsts, row, side="right")) - 1]
-        offsets = self._array(f"{shard.name}.offsets.npy")
-        local = row - shard.first
-        return self._array(f"{shard.name}.shingles.npy")[offsets[local] : offsets[local + 1]]
-
-    @cached_property
-    def _array(self) -> Callable[[str], np.ndarray]:
-        """A file as a memory map; few stay open (`OPEN_SHARDS`), since each holds a file descriptor."""
-        from common.arrays import OPEN_SHARDS
-
-        return lru_cache(OPEN_SHARDS)(self.part.read_array)
-
-    def tables(self, rows: Int[np.ndarray, " n"], columns: list[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
-        """(rows, their table), shard by shard, for increasing row numbers."""
-        import numpy as np
-
-        bounds = np.searchsorted(rows, [*self._firsts, self.rows])
-        for shard, start, end in zip(self.shards, bounds[:-1], bounds[1:], strict=True):
-            if start < end:
-                chosen = rows[start:end]
-                table = self.part.read_table(f"{shard.name}.parquet", columns)
-                yield chosen, table.take(chosen - shard.first)
-
-
-def _staged(part: Part, names: Sequence[Sequence[str]]) -> Staged:
-    shards, first = [], 0
-    for source, of_source in enumerate(names):
-        for name in of_source:
-            rows = _row_count(part, name)
-            shards.append(StagedShard(name, source, first, rows))
-            first += rows
-    return Staged(part, tuple(shards))
-
-
-# --- what becomes of every row -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Fates:
-    """For every staged row: what becomes of it, the row it duplicates (or -1), their similarity in 1/10,000."""
-
-    fate: Int[np.ndarray, " rows"]
-    kept_as: Int[np.ndarray, " rows"]
-    similarity: Int[np.ndarray, " rows"]
-
-
-def decide(staged: Staged, sources: Sequence[SourceConfig], config: PrepareConfig) -> Fates:
-    """Duplicates over all rows, then each source's sample. Holds hashes and ids in memory, not texts.
-
-    This is done by one process, whatever the engine: whether a row is kept depends on the rows before it. By
-    arithmetic, a row takes 16 bytes of hash, some 50 of id and 40 of numbers, and for a moment as much again twice over
-    as Python objects, so about 250 bytes: 24 GB hold 100M rows. Near duplicates add 4 bytes for each permutation, 512
-    by default, and the bands' keys: 24 GB hold 30M rows. Beyond that, prepare a corpus in parts.
-    """
-    import numpy as np
-
-    fate = np.where(staged.reasons.is_null().to_numpy(), KEPT, FILTERED).astype(np.int64)
-    fates = Fates(fate, np.full(len(fate), -1, dtype=np.int64), np.zeros(len(fate), dtype=np.int64))
-    for of_stage in _rows_by_stage(staged, sources):
-        if config.exact_dedup:
-            _mark_exact_duplicates(staged, fates, of_stage)
-        if config.near_dedup:
-            _mark_near_duplicates(staged, fates, of_stage, config.near_dedup_threshold)
-    for number, source in enumerate(sources):
-        if source.sample_documents is not None:
-            _mark_not_sampled(staged, fates, number, source, config.seed)
-    return fates
-
-
-def _rows_by_stage(staged: Staged, sources: Sequence[SourceConfig]) -> list[Int[np.ndarray, " n"]]:
-    """The rows of each training stage, in order."""
-    import numpy as np
-
-    stages = list(dict.fromkeys(source.stage for source in sources))
-    stage_of = np.array([stages.index(source.stage) for source in sources])[staged.source_of]
-    return [np.flatnonzero(stage_of == number) for number in range(len(stages))]
-
-
-def _mark_exact_duplicates(staged: Staged, fates: Fates, of_stage: Int[np.ndarray, " n"]) -> None:
-    from common.dedup import first_occurrences
-
-    rows = of_stage[fates.fate[of_stage] == KEPT]
-    first = rows[first_occurrences(staged.digests[rows])]
-    repeated = first != rows
-    fates.fate[rows[repeated]] = EXACT_DUPLICATE
-    fates.kept_as[rows[repeated]] = first[repeated]
-
-
-def _mark_near_duplicates(staged: Staged, fates: Fates, of_stage: Int[np.ndarray, " n"], threshold: float) -> None:
-    import numpy as np
-
-    from common.dedup import near_duplicates
-
-    rows = of_stage[fates.fate[of_stage] == KEPT]
-    if not len(rows):
-        return
-    found = near_duplicates(staged.signatures(rows), lambda row: staged.shingles_of(int(rows[row])), threshold)
-    near = np.flatnonzero(found.kept >= 0)
-    fates.fate[rows[near]] = NEAR_DUPLICATE
-    fates.kept_as[rows[near]] = rows[found.kept[near]]
-    fates.similarity[rows[near]] = np.floor(found.similarity[near] * 10_000)
-
-
-def _mark_not_sampled(staged: Staged, fates: Fates, number: int, source: SourceConfig, seed: int) -> None:
-    import numpy as np
-
-    from common.dedup import sample_ranks
-
-    rows = np.flatnonzero((fates.fate == KEPT) & (staged.source_of == number))
-    ranks = sample_ranks(seed, source.name, staged.doc_ids.take(rows).to_pylist())
-    fates.fate[rows[np.argsort(ranks, kind="stable")[source.sample_documents :]]] = NOT_SAMPLED
+# --- output --------------------------------------------------------------------------------------------------
 
 
 def _decide_once(job: Job, staged: Staged, sources: Sequence[SourceConfig]) -> Fates:
     """`decide`, or what a killed run had decided."""
     import numpy as np
 
+    from common.fates import Fates, decide
+
     name = "scratch/fates.npy"
     if not job.part.finished(name):
         decided = decide(staged, sources, job.config.prepare)
         job.part.write_array(name, np.stack([decided.fate, decided.kept_as, decided.similarity]))
     return Fates(*job.part.read_array(name))
-
-
-# --- output --------------------------------------------------------------------------------------------------
 
 
 def _document_schema() -> pa.Schema:
@@ -474,6 +284,8 @@ def write_documents(job: Job, staged: Staged, fates: Fates, sources: Sequence[So
     """The documents in shards; returns their number."""
     import numpy as np
 
+    from common.fates import KEPT
+
     kept = np.flatnonzero(fates.fate == KEPT)
     for number, shard in enumerate(shard_slices(staged.lengths[kept])):
         tables = (
@@ -487,6 +299,8 @@ def write_documents(job: Job, staged: Staged, fates: Fates, sources: Sequence[So
 def write_dropped(job: Job, staged: Staged, fates: Fates, sources: Sequence[SourceConfig]) -> None:
     """Every filtered or duplicate row with its reason; at least one file, be it empty."""
     import numpy as np
+
+    from common.fates import KEPT, NOT_SAMPLED
 
     dropped = np.flatnonzero((fates.fate != KEPT) & (fates.fate != NOT_SAMPLED))
     for number, shard in enumerate(shard_slices(staged.lengths[dropped]) or [slice(0, 0)]):
@@ -511,12 +325,14 @@ def _with_reason(table: pa.Table, staged: Staged, fates: Fates, rows: Int[np.nda
     """Reason and detail of duplicates, which are known only once all rows are."""
     import pyarrow as pa
 
+    from common.fates import DUPLICATES, EXACT_DUPLICATE
+
     reasons, details = table.column("reason").to_pylist(), table.column("detail").to_pylist()
     for position, row in enumerate(rows.tolist()):
         fate = int(fates.fate[row])
-        if fate in _DUPLICATES:
+        if fate in DUPLICATES:
             kept = staged.doc_ids[int(fates.kept_as[row])].as_py()
-            reasons[position] = _DUPLICATES[fate]
+            reasons[position] = DUPLICATES[fate]
             details[position] = (
                 f"of {kept}" if fate == EXACT_DUPLICATE else f"Jaccard {fates.similarity[row] / 10_000:.4f} with {kept}"
             )
@@ -542,39 +358,6 @@ def _write_shard(part: Part, name: str, tables: Iterator[pa.Table], schema: pa.S
             writer.write_table(pa.concat_tables(waiting).combine_chunks())
 
 
-@dataclass
-class SourceStats:
-    """What became of one source's rows; characters are those of its documents."""
-
-    source: str
-    stage: str
-    read: int = 0
-    documents: int = 0
-    characters: int = 0
-    not_sampled: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-
-
-def count(staged: Staged, fates: Fates, sources: Sequence[SourceConfig]) -> list[SourceStats]:
-    """Rows read, kept and dropped by reason, for each source in order."""
-    import numpy as np
-
-    chars = staged.lengths
-    reasons = np.array(staged.reasons.fill_null("").to_pylist())
-    for fate, name in _DUPLICATES.items():
-        reasons = np.where(fates.fate == fate, name, reasons)
-    out = []
-    for number, source in enumerate(sources):
-        mine = staged.source_of == number
-        kept = mine & (fates.fate == KEPT)
-        names, numbers = np.unique(reasons[mine & (reasons != "")], return_counts=True)
-        dropped = dict(zip(names.tolist(), numbers.tolist(), strict=True))
-        left_out = int((mine & (fates.fate == NOT_SAMPLED)).sum())
-        counts = (int(mine.sum()), int(kept.sum()), int(chars[kept].sum()), left_out)
-        out.append(SourceStats(source.name, source.stage, *counts, dropped))
-    return out
-
-
 def _no_documents(stats: Sequence[SourceStats]) -> UserError:
     read = sum(item.read for item in stats)
     if not read:
@@ -594,8 +377,11 @@ def _no_documents(stats: Sequence[SourceStats]) -> UserError:
 
 def prepare(job: Job) -> int:
     """Stage every source, decide what becomes of every row, write documents, dropped rows and counts."""
+    from common.fates import SourceStats, count
+    from common.staged_rows import opened
+
     sources = resolve_sources(job.config.prepare)
-    staged = _staged(job.part, stage_sources(job, sources))
+    staged = opened(job.part, stage_sources(job, sources))
     if not staged.rows:
         raise _no_documents([SourceStats(source.name, source.stage) for source in sources])
     fates = _decide_once(job, staged, sources)

@@ -47,9 +47,10 @@ def exact_duplicates(folder: Path, rows: int) -> Callable[[], str]:
     """`prepare_data.decide` and `count`: what becomes of every row, the driver's part of preparing."""
     import pyarrow as pa
 
+    from common.fates import count, decide
+    from common.staged_rows import Staged, StagedShard
     from common.store import Part
     from config import FilesReader, PrepareConfig, SourceConfig
-    from prepare_data import Staged, StagedShard, count, decide
 
     part, shards = Part(folder), []
     generator = np.random.default_rng(0)
@@ -146,8 +147,8 @@ def open_files(folder: Path, shards: int) -> Callable[[], str]:
 
 def open_shingles(folder: Path, shards: int) -> Callable[[], str]:
     """`prepare_data.Staged.shingles_of` of rows all over the corpus, under the usual limit on open files."""
+    from common.staged_rows import Staged, StagedShard
     from common.store import Part
-    from prepare_data import Staged, StagedShard
 
     part, staged = Part(folder), []
     for number in range(shards):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import prepare_data
+from common import fates
 from common.configs import load_config
 from common.errors import UserError
 from common.stages import Session
@@ -298,7 +299,7 @@ def test_a_run_killed_while_writing_examines_nothing_again(tmp_path, monkeypatch
         with pytest.raises(Killed):
             run(tmp_path / "data", *two_sources)
     seen = counted(monkeypatch)
-    monkeypatch.setattr(prepare_data, "decide", None)  # what was decided is not decided again
+    monkeypatch.setattr(fates, "decide", None)  # what was decided is not decided again
     assert checksums(run(tmp_path / "data", *two_sources)) == checksums(whole)
     assert seen == []
 

@@ -20,7 +20,18 @@ from pathlib import Path
 import pytest
 
 from common.inventory import held
-from tests.toy_project import CONFIG, NUMBERS, ROOT, SUMS, Project, checksums, identities, toy_project, wait_for
+from tests.toy_project import (
+    CONFIG,
+    NUMBERS,
+    ROOT,
+    SUMS,
+    HereProject,
+    Project,
+    checksums,
+    identities,
+    toy_project,
+    wait_for,
+)
 
 KILLED = -signal.SIGKILL
 
@@ -28,6 +39,12 @@ KILLED = -signal.SIGKILL
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return toy_project(tmp_path)
+
+
+@pytest.fixture
+def here(project: Project) -> HereProject:
+    """For faults of files, which no process needs to die for."""
+    return HereProject(project.folder)
 
 
 def six_numbers(*more: str) -> tuple[str, ...]:
@@ -360,30 +377,30 @@ def change(path: Path) -> None:
         ("manifest.json", lambda path: os.truncate(path, 20)),
     ],
 )
-def test_damage_is_found_refused_and_mended_by_the_very_command(project, file, harm):
-    assert project.run(NUMBERS, CONFIG).returncode == 0
-    wanted = checksums(project.artifact("numbers"))
-    harm(project.artifact("numbers") / file)
+def test_damage_is_found_refused_and_mended_by_the_very_command(here, file, harm):
+    assert here.run(NUMBERS, CONFIG).returncode == 0
+    wanted = checksums(here.artifact("numbers"))
+    harm(here.artifact("numbers") / file)
 
-    verified = project.run("artifacts.py", "verify", "--json")
+    verified = here.run("artifacts.py", "verify", "--json")
     assert verified.returncode == 1
     (damage,) = json.loads(verified.stdout)["damaged"]
     assert damage["path"].endswith(file)
 
     for command in ((NUMBERS, CONFIG), (SUMS, CONFIG), (NUMBERS, CONFIG, "--plan")):
-        refused = project.run(*command)
+        refused = here.run(*command)
         assert refused.returncode == 1
         assert file in refused.stderr
         told = refused.stderr.strip().partition("to rebuild it: ")[2]
         assert told == f"uv run {NUMBERS} {CONFIG} --fresh"
-    assert not list(project.data.glob("sums/*"))
+    assert not list(here.data.glob("sums/*"))
 
     if not damage["repair"].startswith("rm "):
         assert damage["repair"] == told
-    assert project.repair(told).returncode == 0
-    assert checksums(project.artifact("numbers")) == wanted
-    assert project.run(SUMS, CONFIG).returncode == 0
-    assert_clean(project)
+    assert here.repair(told).returncode == 0
+    assert checksums(here.artifact("numbers")) == wanted
+    assert here.run(SUMS, CONFIG).returncode == 0
+    assert_clean(here)
 
 
 @pytest.mark.slow
@@ -484,7 +501,7 @@ def test_a_read_only_data_folder(small_disk):
     for script in (NUMBERS, SUMS):
         assert small_disk.run(script, CONFIG).returncode == 0
     remount(small_disk, "ro")
-    check_read_only(small_disk)
+    check_read_only(HereProject(small_disk.folder))
 
 
 def test_a_data_folder_without_permission_to_write(project):

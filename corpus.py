@@ -61,6 +61,15 @@ def _arc(subset: str, split: str) -> HubReader:
 
 _ARC_TEXT = ChoiceText(answer="answerKey")
 
+
+def _benchmark(
+    name: str, reader: HubReader, labels: tuple[str, ...], column: str = "question", id_column: str | None = None
+) -> SourceConfig:
+    """Questions only: what is looked for in a corpus."""
+    text = ColumnsText((column,))
+    return SourceConfig(name, reader, text, stage="benchmark", id_column=id_column, label_columns=labels)
+
+
 _KNOWN = (
     # The offline default: tens of thousands of real documents on every machine that runs this project.
     SourceConfig(name="packages", reader=PackagesReader(), label_columns=("package", "module", "kind", "qualname")),
@@ -81,44 +90,17 @@ _KNOWN = (
     ),
     SourceConfig(name="gsm8k_train_sft", reader=_GSM8K, text=WorkedAnswerText(), stage="sft"),
     SourceConfig(name="smol_smoltalk_sft", reader=_SMOLTALK, text=MessagesText(), stage="sft", take_rows=10_000),
-    # Benchmarks, questions only: what is looked for in a corpus.
-    SourceConfig(
-        name="gsm8k_test",
-        reader=_hub("openai/gsm8k", "main", "test"),
-        text=ColumnsText(("question",)),
-        stage="benchmark",
-        label_columns=("answer",),
-    ),
-    SourceConfig(
-        name="mmlu_test",
-        reader=_hub("cais/mmlu", "all", "test"),
-        text=ColumnsText(("question",)),
-        stage="benchmark",
-        label_columns=("subject", "choices", "answer"),
-    ),
-    SourceConfig(
-        name="arc_easy_test",
-        reader=_arc("ARC-Easy", "test"),
-        text=ColumnsText(("question",)),
-        stage="benchmark",
-        id_column="id",
-        label_columns=("choices", "answerKey"),
-    ),
-    SourceConfig(
-        name="arc_challenge_test",
-        reader=_arc("ARC-Challenge", "test"),
-        text=ColumnsText(("question",)),
-        stage="benchmark",
-        id_column="id",
-        label_columns=("choices", "answerKey"),
-    ),
-    SourceConfig(
-        name="math500_test",
-        reader=_hub("HuggingFaceH4/MATH-500", split="test"),
-        text=ColumnsText(("problem",)),
-        stage="benchmark",
+    # Benchmarks.
+    _benchmark("gsm8k_test", _hub("openai/gsm8k", "main", "test"), labels=("answer",)),
+    _benchmark("mmlu_test", _hub("cais/mmlu", "all", "test"), labels=("subject", "choices", "answer")),
+    _benchmark("arc_easy_test", _arc("ARC-Easy", "test"), labels=("choices", "answerKey"), id_column="id"),
+    _benchmark("arc_challenge_test", _arc("ARC-Challenge", "test"), labels=("choices", "answerKey"), id_column="id"),
+    _benchmark(
+        "math500_test",
+        _hub("HuggingFaceH4/MATH-500", split="test"),
+        labels=("subject", "level", "answer"),
+        column="problem",
         id_column="unique_id",
-        label_columns=("subject", "level", "answer"),
     ),
 )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.heat_map import heat_map
-from common.html import Html, asset, details, page, section, table, tag
+from common.html import Html, asset, contents, details, masthead, page, section, table, tag, tiles
 from common.leaks import Contamination, cells_table, leak_list, percent, truth_table
 
 TITLE = "Benchmarks in the corpus"
@@ -44,25 +44,16 @@ def render(content: ContaminationPage) -> str:
 def _header(content: ContaminationPage) -> Html:
     summary = content.summary
     third = summary["third_state"]
-    tiles = (
+    facts = (
         ("Questions", f"{summary['questions']:,}", ", ".join(summary["benchmarks"])),
         ("Contaminated", f"{summary['contaminated']:,}", "in at least one stage"),
         ("Stages", f"{len(summary['stages'])}", ", ".join(summary["stages"])),
         ("Neither", f"{third['unreadable'] + third['no_words']:,}", "could not be read"),
     )
-    entries = (tag("div", tag("dt", name), tag("dd", value, tag("small", note))) for name, value, note in tiles)
     links = [("map", "Heat map")]
     links += [("truth", "What was planted")] if content.found.truth else []
     links += [("figures", "Figures"), ("leaks", "Leaks")]
-    items = (tag("li", tag("a", title, href=f"#{target}")) for target, title in links)
-    return tag(
-        "header",
-        tag("a", "Skip to the content", href="#content", class_="skip"),
-        tag("p", "Contamination", class_="eyebrow"),
-        tag("h1", TITLE),
-        tag("dl", *entries, class_="tiles"),
-        tag("nav", tag("ul", *items), aria_label="Sections"),
-    )
+    return masthead("Contamination", TITLE, tiles(facts), contents(links))
 
 
 # --- notes ---------------------------------------------------------------------------------------------------

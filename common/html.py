@@ -164,6 +164,28 @@ def section(identifier: str, title: str, *children: object) -> Html:
     return tag("section", heading, *children, id=identifier, aria_labelledby=f"{identifier}-title")
 
 
+def masthead(kind: str, title: str, *children: object, skip: tuple[str, str] = ("content", "the content")) -> Html:
+    """The top of a page: what kind of page it is, its title, and what follows it.
+
+    Args:
+        skip: identifier and name of what a keyboard jumps to.
+    """
+    jump = tag("a", f"Skip to {skip[1]}", href=f"#{skip[0]}", class_="skip")
+    return tag("header", jump, tag("p", kind, class_="eyebrow"), tag("h1", title), *children)
+
+
+def tiles(facts: Iterable[tuple[str, object, object]]) -> Html:
+    """Figures side by side: name, value, and a note in small print."""
+    entries = (tag("div", tag("dt", name), tag("dd", value, tag("small", note))) for name, value, note in facts)
+    return tag("dl", *entries, class_="tiles")
+
+
+def contents(links: Iterable[tuple[str, str]]) -> Html:
+    """Links to the sections of a page: identifier and title."""
+    items = (tag("li", tag("a", title, href=f"#{target}")) for target, title in links)
+    return tag("nav", tag("ul", *items), aria_label="Sections")
+
+
 def page(
     title: str, sections: Iterable[object], *, styles: Sequence[str] = (), scripts: Sequence[str] = (), lang: str = "en"
 ) -> str:

@@ -10,17 +10,20 @@ from common.cluster_tree import ROOT_ID
 from common.html import (
     Html,
     asset,
+    contents,
     corpus_text,
     details,
     escape,
     join,
     json_block,
+    masthead,
     page,
     plotly_script,
     section,
     shorten,
     table,
     tag,
+    tiles,
 )
 from common.leaks import Contamination, cells_table, leak_list, truth_table
 from common.taxonomy import named_path
@@ -246,11 +249,11 @@ def summary_sentence(report: Report) -> str:
     return f"{made}, sorted into {counted(clusters, 'cluster')} on {levels}."
 
 
-def tiles(report: Report) -> Html:
+def sizes(report: Report) -> Html:
     """The figures at the top."""
     nodes = list(report.tree.walk())[1:]
     top = len(report.tree.children)
-    entries = [
+    entries: list[tuple[str, object, object]] = [
         ("Documents", f"{report.documents:,}", f"of {counted(report.sources, 'source')}"),
         ("Chunks", f"{report.chunks:,}", f"{len(report.points.x):,} on the map"),
         ("Clusters", f"{len(nodes):,}", f"{top:,} at the top level"),
@@ -258,11 +261,7 @@ def tiles(report: Report) -> Html:
         ("Embedder", report.embedder, f"{report.dimensions:,} dimensions"),
         ("Clustering", report.preset, "preset"),
     ]
-    return tag(
-        "dl",
-        *(tag("div", tag("dt", name), tag("dd", value, tag("small", note))) for name, value, note in entries),
-        class_="tiles",
-    )
+    return tiles(entries)
 
 
 def header(report: Report) -> Html:
@@ -271,16 +270,8 @@ def header(report: Report) -> Html:
     links += [("outputs", "Outputs")] if report.outputs.groups else []
     links += [("contamination", "Benchmarks")] if report.contamination.cells else []
     links += [("dropped", "What was dropped"), ("stages", "How it was made")]
-    items = (tag("li", tag("a", title, href=f"#{target}")) for target, title in links)
-    return tag(
-        "header",
-        tag("a", "Skip to the content", href="#content", class_="skip"),
-        tag("p", "Corpus report", class_="eyebrow"),
-        tag("h1", report.name),
-        tag("p", summary_sentence(report), class_="lead"),
-        tiles(report),
-        tag("nav", tag("ul", *items), aria_label="Sections"),
-    )
+    lead = tag("p", summary_sentence(report), class_="lead")
+    return masthead("Corpus report", report.name, lead, sizes(report), contents(links))
 
 
 def warnings_section(report: Report) -> Html:

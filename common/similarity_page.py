@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from common.html import Html, asset, corpus_text, details, join, page, table, tag
+from common.html import Html, asset, contents, corpus_text, details, join, masthead, page, table, tag, tiles
 from common.report_page import counted
 from common.similarity_figures import Pictures
 from common.similarity_report import (
@@ -54,17 +54,9 @@ def header(summary: Row) -> Html:
     """Title, the answer in a sentence for each stage, and sizes."""
     links = (("near", "How near?"), ("evidence", "Word for word"), ("hypotheses", "Hypotheses"),
              ("chunks", "Chunks"), ("method", "How to read this"))  # fmt: skip
-    return tag(
-        "header",
-        tag("a", "Skip to the tables", href="#near", class_="skip"),
-        tag("p", "Similarity", class_="eyebrow"),
-        tag("h1", summary["name"]),
-        *(tag("p", line, class_="lead") for line in lead_lines(summary)),
-        tag("nav", tag("ul", *(tag("li", tag("a", name, href=f"#{anchor}")) for anchor, name in links)),
-            aria_label="Sections"),
-        tiles(summary),
-        warnings_of(summary),
-    )  # fmt: skip
+    lead = (tag("p", line, class_="lead") for line in lead_lines(summary))
+    below = (*lead, contents(links), sizes(summary), warnings_of(summary))
+    return masthead("Similarity", summary["name"], *below, skip=("near", "the tables"))
 
 
 def lead_lines(summary: Row) -> Iterator[str]:
@@ -83,7 +75,7 @@ def lead_lines(summary: Row) -> Iterator[str]:
         )
 
 
-def tiles(summary: Row) -> Html:
+def sizes(summary: Row) -> Html:
     """Sizes."""
     stages = ", ".join(f"{each['stage']} {each['distinct']:,}" for each in summary["stages"])
     facts = (
@@ -92,8 +84,7 @@ def tiles(summary: Row) -> Html:
         ("distinct chunks", f"{sum(each['distinct'] for each in summary['stages']):,}", stages),
         ("a pool", f"{summary['pool']['chunks']:,}", f"chunks; at most {summary['pool']['pools']} pools of a stage"),
     )
-    shown = (tag("div", tag("dt", name), tag("dd", value, tag("small", more))) for name, value, more in facts)
-    return tag("dl", *shown, class_="tiles")
+    return tiles(facts)
 
 
 def warnings_of(summary: Row) -> Html:

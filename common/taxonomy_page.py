@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from common.html import Html, asset, corpus_text, json_block, page, plotly_script, shorten, tag
+from common.html import Html, asset, corpus_text, json_block, masthead, page, plotly_script, shorten, tag
 from common.report_page import METHODS, counted, share
 from common.taxonomy import Sample, Taxonomy, TaxonomyNode, measure, measures_of
 
@@ -46,14 +46,9 @@ def map_note(taxonomy: Taxonomy) -> str:
 
 def header(taxonomy: Taxonomy) -> Html:
     """Title and summary."""
-    return tag(
-        "header",
-        tag("a", "Skip to the list of clusters", href="#outline", class_="skip"),
-        tag("p", "Taxonomy", class_="eyebrow"),
-        tag("h1", taxonomy.name),
-        tag("p", summary_sentence(taxonomy), class_="lead"),
-        warnings_of(taxonomy),
-    )
+    lead = tag("p", summary_sentence(taxonomy), class_="lead")
+    below = (lead, warnings_of(taxonomy))
+    return masthead("Taxonomy", taxonomy.name, *below, skip=("outline", "the list of clusters"))
 
 
 def warnings_of(taxonomy: Taxonomy) -> Html:

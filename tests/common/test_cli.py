@@ -1,4 +1,4 @@
-"""The command line every stage shares, as real processes: exit codes, one-line errors, and what goes where."""
+"""The command line every stage shares, as real processes (each exit code once): one-line errors, what goes where."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from common.cli import guarded, human_bytes, print_json
 from common.errors import MissingArtifact, UserError
-from tests.toy_project import CONFIG, NUMBERS, SUMS, Project, toy_project, wait_for
+from tests.toy_project import CONFIG, NUMBERS, SUMS, HereProject, Project, toy_project, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Project:
     assert project.run(NUMBERS, CONFIG).returncode == 0
     assert project.run(SUMS, CONFIG).returncode == 0
     return project
+
+
+@pytest.fixture(scope="module")
+def here(shared: Project) -> HereProject:
+    """The same project, run in this process."""
+    return HereProject(shared.folder)
 
 
 def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
@@ -59,26 +65,26 @@ def test_0_and_the_closing_table(shared):
         ([CONFIG, "data_dir="], "data_dir: must name a folder"),
     ],
 )
-def test_2_for_a_wrong_config(shared, arguments, words):
-    done = shared.run(NUMBERS, *arguments)
+def test_2_for_a_wrong_config(here, arguments, words):
+    done = here.run(NUMBERS, *arguments)
     assert done.returncode == 2
     assert words in one_line_error(done)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--nonsense"], [CONFIG, "--fres"]])
-def test_2_for_wrong_usage(shared, arguments):
-    done = shared.run(NUMBERS, *arguments)
+def test_2_for_wrong_usage(here, arguments):
+    done = here.run(NUMBERS, *arguments)
     assert done.returncode == 2
     assert "usage:" in done.stderr
 
 
-def test_3_with_the_command_that_mends_it(shared):
+def test_3_with_the_command_that_mends_it(here):
     setting = "numbers.seed=100"
-    done = shared.run(SUMS, CONFIG, setting)
+    done = here.run(SUMS, CONFIG, setting)
     assert done.returncode == 3
     command = one_line_error(done).partition("to make it: ")[2]
-    assert shared.repair(command).returncode == 0
-    assert shared.run(SUMS, CONFIG, setting).returncode == 0
+    assert here.repair(command).returncode == 0
+    assert here.run(SUMS, CONFIG, setting).returncode == 0
 
 
 def test_1_and_the_traceback_only_with_debug(shared):
@@ -116,24 +122,24 @@ def test_130_on_ctrl_c_in_the_middle_with_what_is_kept(shared):
 # --- flags ---------------------------------------------------------------------------------------------------
 
 
-def test_plan_says_cached_or_missing_upstream_first_and_computes_nothing(shared):
-    before = sorted(path for path in shared.data.rglob("*"))
-    steps = shared.outcomes(SUMS, CONFIG, "sums.factor=3", "--plan")
+def test_plan_says_cached_or_missing_upstream_first_and_computes_nothing(here):
+    before = sorted(path for path in here.data.rglob("*"))
+    steps = here.outcomes(SUMS, CONFIG, "sums.factor=3", "--plan")
     assert [(step["stage"], step["status"]) for step in steps] == [("numbers", "cached"), ("sums", "missing")]
-    assert "missing" in shared.run(SUMS, CONFIG, "sums.factor=3", "--plan").stdout
-    assert sorted(path for path in shared.data.rglob("*")) == before
+    assert "missing" in here.run(SUMS, CONFIG, "sums.factor=3", "--plan").stdout
+    assert sorted(path for path in here.data.rglob("*")) == before
 
 
-def test_plan_with_fresh_says_what_would_be_computed_again(shared):
-    steps = shared.outcomes(SUMS, CONFIG, "--plan", "--fresh")
+def test_plan_with_fresh_says_what_would_be_computed_again(here):
+    steps = here.outcomes(SUMS, CONFIG, "--plan", "--fresh")
     assert [step["note"] for step in steps] == ["", "--fresh computes it again"]
-    assert [step["note"] for step in shared.outcomes(SUMS, CONFIG, "sums.factor=3", "--plan", "--fresh")] == ["", ""]
+    assert [step["note"] for step in here.outcomes(SUMS, CONFIG, "sums.factor=3", "--plan", "--fresh")] == ["", ""]
 
 
-def test_fresh_computes_again(shared):
+def test_fresh_computes_again(here):
     command = (NUMBERS, CONFIG, "numbers.seed=104")
-    assert [shared.outcomes(*command)[0]["status"] for _ in range(2)] == ["computed", "cached"]
-    assert shared.outcomes(*command, "--fresh")[0]["status"] == "computed"
+    assert [here.outcomes(*command)[0]["status"] for _ in range(2)] == ["computed", "cached"]
+    assert here.outcomes(*command, "--fresh")[0]["status"] == "computed"
 
 
 def test_json_is_all_of_stdout(shared):
@@ -144,16 +150,16 @@ def test_json_is_all_of_stdout(shared):
     assert set(printed["steps"][0]) >= {"stage", "key", "status", "rows", "seconds", "bytes", "folder", "note"}
 
 
-def test_what_a_config_prints_stays_out_of_the_json(shared):
-    (shared.folder / "chatty.py").write_text(f"print('hello')\n{(shared.folder / CONFIG).read_text()}")
-    done = shared.run(SUMS, "chatty.py", "--json")
+def test_what_a_config_prints_stays_out_of_the_json(here):
+    (here.folder / "chatty.py").write_text(f"print('hello')\n{(here.folder / CONFIG).read_text()}")
+    done = here.run(SUMS, "chatty.py", "--json")
     assert json.loads(done.stdout)["steps"][0]["stage"] == "sums"
     assert done.stderr == "hello\n"
 
 
-def test_one_section_is_no_config(shared):
-    (shared.folder / "section.py").write_text("from config import SearchConfig\nconfig = SearchConfig()\n")
-    done = shared.run(SUMS, "section.py")
+def test_one_section_is_no_config(here):
+    (here.folder / "section.py").write_text("from config import SearchConfig\nconfig = SearchConfig()\n")
+    done = here.run(SUMS, "section.py")
     assert done.returncode == 2
     assert "section.py: `config` is a SearchConfig, one section" in one_line_error(done)
 
@@ -176,16 +182,16 @@ def test_a_stdout_without_the_characters_gets_them_escaped():
     assert json.loads(text) == {"text": "你好 😀"}
 
 
-def test_settings_lists_every_setting(shared):
-    rows = json.loads(shared.run(NUMBERS, CONFIG, "numbers.seed=9", "--settings", "--json").stdout)
+def test_settings_lists_every_setting(here):
+    rows = json.loads(here.run(NUMBERS, CONFIG, "numbers.seed=9", "--settings", "--json").stdout)
     values = {row["setting"]: row["value"] for row in rows}
     assert values["numbers.seed"] == "9"
     assert {"name", "data_dir", "numbers.shards", "sums.factor"} <= set(values)
-    assert "numbers.pause" in shared.run(NUMBERS, CONFIG, "--settings").stdout
+    assert "numbers.pause" in here.run(NUMBERS, CONFIG, "--settings").stdout
 
 
-def test_options_and_overrides_mix_in_any_order(shared):
-    done = shared.run(NUMBERS, "--json", CONFIG, "numbers.seed=9", "--plan", "numbers.shards=2")
+def test_options_and_overrides_mix_in_any_order(here):
+    done = here.run(NUMBERS, "--json", CONFIG, "numbers.seed=9", "--plan", "numbers.shards=2")
     assert json.loads(done.stdout)["steps"][0]["status"] == "missing"
 
 
@@ -206,8 +212,8 @@ def test_importing_the_ground_floor_loads_nothing_heavy(shared):
     assert shared.run("-c", code).stdout.strip() == "[]"
 
 
-def test_no_progress_bar_off_a_terminal(shared):
-    assert shared.run(NUMBERS, CONFIG, "numbers.seed=105").stderr == ""
+def test_no_progress_bar_off_a_terminal(here):
+    assert here.run(NUMBERS, CONFIG, "numbers.seed=105").stderr == ""
 
 
 def test_a_reader_that_leaves_is_no_error(shared):
@@ -237,7 +243,7 @@ def test_a_hit_made_by_other_code_says_so(tmp_path):
 def test_odd_folders_and_run_names(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
-    project = toy_project(folder)
+    project = HereProject(toy_project(folder).folder)
     odd = (f"data_dir=out {name}"[:240], f"name={name * 3}")
     assert project.outcomes(NUMBERS, CONFIG, *odd)[0]["status"] == "computed"
     done = project.run(SUMS, CONFIG, *odd)
@@ -251,7 +257,7 @@ def test_odd_folders_and_run_names(tmp_path, name):
 
 @pytest.mark.parametrize("where", ["data", "data/numbers"])
 def test_a_data_folder_that_is_a_file(tmp_path, where):
-    project = toy_project(tmp_path)
+    project = HereProject(toy_project(tmp_path).folder)
     (tmp_path / where).parent.mkdir(exist_ok=True)
     (tmp_path / where).write_text("")
     done = project.run(NUMBERS, CONFIG)
@@ -260,8 +266,8 @@ def test_a_data_folder_that_is_a_file(tmp_path, where):
     assert "set data_dir=FOLDER" in done.stderr
 
 
-def test_an_unreadable_input_is_not_blamed_on_the_data_folder(shared):
-    done = shared.run(NUMBERS, CONFIG, "numbers.file=/nowhere/file.txt")
+def test_an_unreadable_input_is_not_blamed_on_the_data_folder(here):
+    done = here.run(NUMBERS, CONFIG, "numbers.file=/nowhere/file.txt")
     assert done.returncode == 1
     assert "/nowhere/file.txt" in one_line_error(done)
     assert "data_dir" not in done.stderr

@@ -279,10 +279,13 @@ def logs(record: Record, write: Callable[[bytes], object], *, follow: bool) -> i
         failing = 0.0
 
     while True:
+        began = time.monotonic()
         try:
             if record.connection.stream(record.request("logs", offset=offset, follow=follow), count):
                 return offset
             reason = "the connection was lost"
+            if time.monotonic() - began > LONGEST_PAUSE:
+                failing = 0.0  # the host was reached; its job may have nothing to say
         except ConnectionLost as error:
             reason = str(error)
         now = time.monotonic()

@@ -3,6 +3,7 @@
 Reads   what the script reads
 Writes  what the script writes, until then; the number of such moments to the file named by KILLED_AT_COUNT
 Run     python tests/killed_at.py 3 before prepare_data.py CONFIG
+        python tests/killed_at.py rows-00000 after embed_chunks.py CONFIG     at the first file of such a name
 
 Every file, manifest and folder of an artifact gets its name by a rename, so these moments are all the states that a
 death can leave: `before` the rename (a half-written file lies there) and `after` it. With -1 nothing is killed.
@@ -26,16 +27,17 @@ def _is_the_stores(path: Path) -> bool:
     return path.name.startswith(TEMPORARY) or path.is_dir()
 
 
-def _armed(rename: Callable[[Path, Path], Path], moment: int, side: str) -> Callable[[Path, Path], Path]:
+def _armed(rename: Callable[[Path, Path], Path], moment: str, side: str) -> Callable[[Path, Path], Path]:
     def wrapped(path: Path, target: Path) -> Path:
         global _seen
         if not _is_the_stores(path):
             return rename(path, target)
-        mine, _seen = _seen, _seen + 1
-        if (mine, side) == (moment, "before"):
+        mine, _seen = str(_seen), _seen + 1
+        is_now = moment == mine or (not moment.lstrip("-").isdigit() and target.name.startswith(moment))
+        if is_now and side == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         done = rename(path, target)
-        if (mine, side) == (moment, "after"):
+        if is_now and side == "after":
             os.kill(os.getpid(), signal.SIGKILL)
         return done
 
@@ -44,7 +46,7 @@ def _armed(rename: Callable[[Path, Path], Path], moment: int, side: str) -> Call
 
 def main() -> None:
     """Arm the two renames that the store uses, and run the script as if it had been called."""
-    moment, side, script = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    moment, side, script = sys.argv[1:4]
     sys.argv = sys.argv[3:]
     sys.path[0] = str(Path(script).resolve().parent)  # not this folder, whose `common` is another
     setattr(Path, "replace", _armed(Path.replace, moment, side))  # noqa: B010  (ty: a method is not assignable)

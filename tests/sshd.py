@@ -58,7 +58,7 @@ class Server:
 
     def connections(self) -> list[int]:
         """The processes that serve open connections: children of the server, and theirs by name."""
-        parents = {int(fields[0]): (int(fields[1]), fields[2]) for fields in _processes()}
+        parents = {int(pid): (int(parent), name) for pid, parent, name in _processes() if "<defunct>" not in name}
         mine = {pid for pid, (parent, _) in parents.items() if parent == self.process.pid}
         mine |= {pid for pid, (parent, name) in parents.items() if parent in mine and name.startswith("sshd")}
         return sorted(mine)

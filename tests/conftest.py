@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -41,24 +41,58 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return max(1, min(cores + 1, int(room), MOST_WORKERS))
 
 
+# Files (or tests of others) that load the same libraries, for three to eight CPU seconds in every process that does.
+TOGETHER = {
+    "torch, transformers, sentence-transformers, spaCy, openai": {
+        "test_ablation", "test_benchmark_difficulty", "test_chunking", "test_corpus", "test_embed_chunks",
+        "test_embedders", "test_generation", "test_naming_llm", "test_openai_embedder", "test_openai_engine",
+        "test_rollout", "test_scale_embeddings", "test_sft_rl_proximity", "test_spread_generation",
+        "test_token_counters", "test_token_sampling", "test_transformers_engine", "test_verbatim_recall",
+        "test_a_model_that_is_not_fitted_compares_without_a_refit",
+    },
+    "UMAP, HDBSCAN, numba": {
+        "test_annotate_with_clusters", "test_cluster_corpus", "test_dashboard", "test_density", "test_explain_clusters",
+        "test_explaining", "test_extend_clusters", "test_map_chunks", "test_name_clusters", "test_recursion",
+        "test_refit", "test_report", "test_stability", "test_visualize_clusters",
+        "test_a_finished_tree_gives_every_neighbour_its_clusters",
+    },
+}  # fmt: skip
+
+
 def dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     """The tests in as many equal parts as there are workers, each with whole files of slow tests first.
 
-    A worker that is done takes the last half of another's part, wherever that cuts a file: there a fixture of a module
-    is made twice. So what is last should be quick, and the tests of `common` are.
+    What loads the same libraries is one worker's. A worker that is done takes the last half of another's part, wherever
+    that cuts a file: there a fixture of a module is made twice. So what is last should be quick, and the tests of
+    `common` are.
     """
-    files: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        files.setdefault(item.path, []).append(item)
     parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    files: dict[Path, list[pytest.Item]] = {}
+    quick: list[pytest.Item] = []
+    for item in items:
+        family = _family(item)
+        if family is not None:
+            parts[family % workers].append(item)
+        elif item.path.parent.name == "common":
+            quick.append(item)
+        else:
+            files.setdefault(item.path, []).append(item)
     for path in sorted(files, key=lambda path: -len(files[path])):
-        if path.parent.name != "common":
-            min(parts, key=len).extend(files[path])
-    quick = iter([item for item in items if item.path.parent.name == "common"])
+        min(parts, key=len).extend(files[path])
+    left = iter(quick)
     for number, part in enumerate(parts):
         size = len(items) * (number + 1) // workers - len(items) * number // workers
-        part.extend(islice(quick, max(0, size - len(part))))
-    return [*chain.from_iterable(parts), *quick]
+        part.extend(islice(left, max(0, size - len(part))))
+    return [*chain.from_iterable(parts), *left]
+
+
+def _family(item: pytest.Item) -> int | None:
+    """The place of what a test loads in `TOGETHER`; a test's own name goes before its file's."""
+    for name in (getattr(item, "originalname", item.name), item.path.stem):
+        for place, names in enumerate(TOGETHER.values()):
+            if name in names:
+                return place
+    return None
 
 
 @pytest.hookimpl(trylast=True)
@@ -98,22 +132,27 @@ def realdata() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def planted_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder of `tests.planted`, made by whichever worker needs it first; copy it, never write to it."""
+def made_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """A folder that `build` fills, made by whichever worker needs it first; copy it, never write to it."""
     from filelock import FileLock
 
-    from tests.planted import build_tree
-
-    base = tmp_path_factory.getbasetemp()
+    base = factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with FileLock(shared / "planted.lock"):
-        if not (shared / "planted").exists():
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).exists():
             # Under its name only when whole: a test that runs out of time may end this anywhere.
             building = Path(tempfile.mkdtemp(dir=shared))
-            build_tree(building)
-            building.rename(shared / "planted")
-    return shared / "planted" / "data"
+            build(building)
+            building.rename(shared / name)
+    return shared / name
+
+
+@pytest.fixture(scope="session")
+def planted_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of `tests.planted`, one for all workers; copy it, never write to it."""
+    from tests.planted import build_tree
+
+    return made_once(tmp_path_factory, "planted", build_tree) / "data"
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -96,15 +96,14 @@ class Boxes:
 
 
 def _draw_panel(axes: Axes, panel: Panel, theme: Theme) -> None:
-    for place, box in enumerate(panel.boxes):
-        colour = _colour(box, theme)
-        low, high = np.percentile(box.values, WHISKERS)
-        first, middle, third = np.percentile(box.values, [25, 50, 75])
-        shape = {"med": middle, "q1": first, "q3": third, "whislo": low, "whishi": high, "mean": box.values.mean()}
+    colours = [_colour(box, theme) for box in panel.boxes]
+    # One call for each colour: each reads all of matplotlib's settings several times.
+    for colour in dict.fromkeys(colours):
+        places = [place for place, each in enumerate(colours) if each == colour]
         line = {"color": colour, "linewidth": 1.1}
         axes.bxp(
-            [{**shape, "fliers": []}], positions=[place], widths=0.6, showmeans=True, showfliers=False,
-            patch_artist=True, boxprops={"facecolor": "none", "edgecolor": colour, "linewidth": 1.1},
+            [_shape(panel.boxes[place]) for place in places], positions=places, widths=0.6, showmeans=True,
+            showfliers=False, patch_artist=True, boxprops={"facecolor": "none", "edgecolor": colour, "linewidth": 1.1},
             whiskerprops=line, capprops=line, medianprops={"color": colour, "linewidth": 2.0},
             meanprops={"marker": "D", "markersize": 3.5, "markerfacecolor": colour, "markeredgecolor": colour},
         )  # fmt: skip
@@ -120,6 +119,13 @@ def _draw_panel(axes: Axes, panel: Panel, theme: Theme) -> None:
     axes.tick_params(colors=theme.soft)
     axes.grid(axis="y", color=GREY, alpha=0.3, linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def _shape(box: Box) -> dict[str, Any]:
+    low, high = np.percentile(box.values, WHISKERS)
+    first, middle, third = np.percentile(box.values, [25, 50, 75])
+    shape = {"med": middle, "q1": first, "q3": third, "whislo": low, "whishi": high, "mean": box.values.mean()}
+    return {**shape, "fliers": []}
 
 
 def _colour(box: Box, theme: Theme) -> str:
@@ -208,7 +214,10 @@ def write_png(figure: Boxes, path: Path) -> None:
 
 def pictures(figure: Boxes) -> Pictures:
     """The figure for the page."""
-    return Pictures(*(_address(figure.draw(theme, columns), theme) for columns in (3, 1) for theme in (LIGHT, DARK)))
+    wide = [_address(figure.draw(theme, columns=3), theme) for theme in (LIGHT, DARK)]
+    # One panel is as narrow as it gets.
+    narrow = wide if len(figure.panels) == 1 else [_address(figure.draw(theme, 1), theme) for theme in (LIGHT, DARK)]
+    return Pictures(*wide, *narrow)
 
 
 def _address(figure: Figure, theme: Theme) -> str:

@@ -114,15 +114,11 @@ def _overlap(budget: int, share: float) -> int:
     return min(round(share * budget), budget - 1)
 
 
-def _groups(texts: Sequence[str]) -> Iterator[range]:
-    """Consecutive documents of `BATCH_CHARS` characters together, or one."""
-    start, size = 0, 0
-    for position, text in enumerate(texts):
-        if position > start and size + len(text) > BATCH_CHARS:
-            yield range(start, position)
-            start, size = position, 0
-        size += len(text)
-    yield range(start, len(texts))
+def _groups(texts: Sequence[str]) -> list[range]:
+    """Consecutive documents of `BATCH_CHARS` characters together, or one; of no document an empty group."""
+    from common.token_counters import text_runs
+
+    return [range(run.start, run.stop) for run in text_runs(texts, BATCH_CHARS)] or [range(0)]
 
 
 def _joined(parts: Sequence[ChunkSpans]) -> ChunkSpans:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from common.fates import Fates, SourceStats
     from common.staged_rows import Staged
 
+# Rows of a shard, at most: what a worker does at a time, and a killed run again.
 SHARD_ROWS = 4_096
 # Texts of one staged shard are in memory at once; few rows of many megabytes make a shard too.
 STAGED_CHARS = 32_000_000

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from common.arrays import ShardedArray
 
+# Words of documents whose features are in memory at a time.
 BLOCK_WORDS = 200_000
 SEARCHED = ("words", "masked", "stems")
 NGRAMS = (8, 13)

@@ -20,7 +20,9 @@ from common.contamination_pairs import PairEvidence
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int64
 
+# Half of this times the squared weights is added to the loss, a sum over pairs: few copies must not fit by chance.
 RIDGE = 3.0
+# Fits after the first, and the likeliest other pairs of each question that they are made against.
 HARD_ROUNDS, HARD_PAIRS = 2, 2
 # Kinds of copies that share a model.
 WAYS = (("light", "heavy"), ("verbatim", "digits", "truncated"))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NAME_WIDTH = 24
+# A corrected p-value up to this is bold.
 SIGNIFICANT = 0.05
 
 

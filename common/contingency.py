@@ -17,6 +17,7 @@ from common.statistics import Interval, at_least, draw_blocks, permutation_p
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int, Int64, Num
 
+# Of the expected counts, where chi-squared is trusted (Cochran).
 SMALL = 5.0
 Method = Literal["chi-squared", "Fisher", "Monte Carlo", "none"]
 

@@ -22,9 +22,11 @@ from common.shapes import check_shape
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8, UInt32, UInt64
 
+# That any two of a billion texts share so many bytes by chance has a probability of 1e-21.
 DIGEST_BYTES = 16
 # Chance that banding finds a pair that lies exactly at the threshold; pairs above it are found more surely.
 BANDING_RECALL = 0.99
+# Shingles hashed at a time: with 128 permutations these are 16 MB.
 _BATCH_SHINGLES = 1 << 14
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+# A corrected p-value up to this is bold.
 LEVEL = 0.05
 
 

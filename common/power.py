@@ -14,6 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
+# The chance of being seen that is usually asked for (Cohen).
 POWER = 0.8
 
 

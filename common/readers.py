@@ -46,6 +46,7 @@ SUFFIXES = {
     ".markdown": "markdown",
 }
 _COMPRESSED = (".gz", ".zst")
+# Bytes read, and rows of Parquet that are Python objects, at a time.
 _BLOCK = 1 << 16
 _PARQUET_ROWS = 1_024
 # surrogateescape decodes the byte 0xNN that does not belong to the encoding as U+DCNN.

@@ -172,6 +172,7 @@ def is_copy(entry: Entry, found: Overlap) -> bool:
 
 # --- as JSON -------------------------------------------------------------------------------------------------
 
+# Decimals of a number; distances, in float32, have no more.
 DIGITS = 6
 
 

@@ -275,6 +275,7 @@ def odds_interaction(
     return OddsInteraction(float(fitted[0]), error, Interval(float(fitted[0]) - half, float(fitted[0]) + half), p)
 
 
+# Of each of the two tests that a verdict needs.
 ALPHA = 0.05
 
 

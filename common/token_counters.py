@@ -126,7 +126,7 @@ _BATCH_CHARS = 1 << 20
 _LINE_CHARS = 1 << 13
 
 
-def _runs(texts: Sequence[str], most: int) -> Iterator[slice]:
+def text_runs(texts: Sequence[str], most: int) -> Iterator[slice]:
     """Consecutive runs of texts with at most `most` characters (or one text) each."""
     start, size = 0, 0
     for position, text in enumerate(texts):
@@ -174,14 +174,14 @@ class FastTokenizerCounter:
     def spans(self, texts: Sequence[str]) -> list[Int64[np.ndarray, "tokens 2"]]:
         """As `TokenCounter.spans`."""
         found: list[Int64[np.ndarray, "tokens 2"]] = []
-        for run in _runs(texts, _BATCH_CHARS):
+        for run in text_runs(texts, _BATCH_CHARS):
             found += self._memo.spans(texts[run]) if self._memo else self._encode_spans(texts[run])
         return found
 
     def count(self, texts: Sequence[str]) -> Int64[np.ndarray, " texts"]:
         """As `TokenCounter.count`."""
         count = self._memo.count if self._memo else self._encode_counts
-        runs = _runs(texts, _BATCH_CHARS)
+        runs = text_runs(texts, _BATCH_CHARS)
         counts = [count([self.prompt + text for text in texts[run]]) for run in runs]
         return np.concatenate([np.empty(0, np.int64), *counts]) + self._specials
 
@@ -282,7 +282,7 @@ class WordMemo:
 
     def _tokenise(self, words: list[str]) -> list[Int64[np.ndarray, "tokens 2"]]:
         """Spans within each word; the words are encoded in lines, since a call for each would cost more."""
-        lines = [words[run] for run in _runs(words, _LINE_CHARS)]
+        lines = [words[run] for run in text_runs(words, _LINE_CHARS)]
         relative: list[Int64[np.ndarray, "tokens 2"]] = []
         for line, spans in zip(lines, self._encode([" ".join(line) for line in lines]), strict=True):
             starts = np.concatenate([[0], np.cumsum(np.fromiter((len(word) + 1 for word in line), np.int64))])

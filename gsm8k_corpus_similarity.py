@@ -501,7 +501,7 @@ def present(session: Session, args: Namespace) -> object:
         write_csv(artifact.table("similarity.parquet"), Path(args.csv))
     if not args.json:
         from common.console import stdout
-        from common.similarity_report import print_summary
+        from common.similarity_view import print_summary
 
         print_summary(summary, stdout(), every=args.all)
         print(f"report: {artifact.path('report.html')}")

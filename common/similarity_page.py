@@ -8,7 +8,7 @@ from typing import Any
 from common.html import Html, asset, contents, corpus_text, details, join, masthead, page, table, tag, tiles
 from common.report_page import counted
 from common.similarity_figures import Pictures
-from common.similarity_report import (
+from common.similarity_view import (
     TITLES,
     effect,
     effect_size,

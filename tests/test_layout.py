@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,11 @@ def test_every_root_module_has_its_place():
 def test_common_imports_only_config_and_common(module):
     imported = ours(ROOT / f"{module.replace('.', '/')}.py")
     assert all(name == "config" or name.startswith("common") for name in imported), imported
+
+
+def test_the_map_of_common_names_every_module_once():
+    named = re.findall("`([a-z][a-z0-9_]*)`", (ROOT / "common" / "README.md").read_text(encoding="utf-8"))
+    assert sorted(f"common.{name}" for name in named if name != "config") == COMMON
 
 
 @pytest.mark.parametrize("module", ORDER)

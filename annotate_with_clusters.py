@@ -1,7 +1,8 @@
 """Outputs -> their places in the cluster tree; and whether errors follow clusters.
 
 Reads   data/chunks, data/vectors, data/clusters, data/names, and the outputs that annotation.outputs names: JSONL,
-        JSON, CSV or Parquet with a text (or several) in each row, a table of neighbours, rollouts, a folder of texts
+        JSON, CSV or Parquet with a text (or several) in each row, a table of neighbours (whose chunks are where the
+        tree has them), rollouts, a folder of texts
 Writes  data/annotations/<key>/: annotations.parquet (a row for each output: the input's columns, cluster_path,
         cluster_depth_0..n, cluster_id_depth_0..n, distance, percentile, outside), analysis.json (rates and tests),
         dropped.parquet (rows that could not be read)
@@ -56,6 +57,7 @@ BATCH = 4_096
 HELD_OUT_SHARE = 0.25
 REFERENCE_CHUNKS = 20_000
 NO_OUTPUTS = "no outputs in this config; give some: annotation.outputs=FILE"
+EMPTY_OUTPUTS = "the outputs that this config names hold no row"
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -63,10 +65,14 @@ NO_OUTPUTS = "no outputs in this config; give some: annotation.outputs=FILE"
 
 @dataclass(frozen=True)
 class ReadOutputs:
-    """What an input holds: its outputs, in order, and the rows that are none."""
+    """What an input holds: its outputs, in order, and the rows that are none.
+
+    `are_chunks`: the outputs are chunks of the corpus, by their ids.
+    """
 
     outputs: list[Output]
     dropped: list[BadRow]
+    are_chunks: bool = False
 
 
 def reader_of(settings: AnnotationConfig) -> Reader | None:
@@ -98,7 +104,7 @@ def read_outputs(settings: AnnotationConfig, chunks: Artifact, cache_dir: Path) 
             found.dropped.append(_unusable(row, error, settings))
     _refuse_repeated_ids(found.outputs)
     if columns and columns.by_chunk_id:
-        return replace(found, outputs=with_chunk_texts(found.outputs, chunks))
+        return replace(found, outputs=with_chunk_texts(found.outputs, chunks), are_chunks=True)
     return found
 
 
@@ -132,13 +138,15 @@ def with_chunk_texts(outputs: Sequence[Output], chunks: Artifact) -> list[Output
     Raises:
         UserError: an id is not in the corpus.
     """
+    from common.outputs import NAME_IT
+
     wanted, texts = {output.text for output in outputs}, {}
     for table in chunks.tables("chunks-*.parquet", ["chunk_id", "text"]):
         pairs = zip(table["chunk_id"].to_pylist(), table["text"].to_pylist(), strict=True)
         texts.update({chunk_id: text for chunk_id, text in pairs if chunk_id in wanted})
     missing = next((output.text for output in outputs if output.text not in texts), None)
     if missing is not None:
-        raise UserError(f"outputs: chunk '{missing}' is not in this corpus; give a column of texts instead")
+        raise UserError(f"outputs: chunk '{missing}' is not in this corpus; if a column holds texts, {NAME_IT}")
     return [replace(output, text=texts[output.text]) for output in outputs]
 
 
@@ -169,7 +177,7 @@ def load_fitted(chunks: Artifact, vectors: Artifact, clusters: Artifact, setting
 
     stored = stored_vectors(vectors)
     rows = stored_rows(vectors).load()
-    column = "filled_path" if settings.labels == "filled" else "path"
+    column = _path_column(settings)
     table = clusters.table("assignments.parquet", ["chunk_row", column])
     if not np.array_equal(table["chunk_row"].to_numpy(), rows):
         raise CorruptArtifact(f"{clusters.place}: its chunks are not those of {vectors.place}; {clusters.repair}")
@@ -319,6 +327,30 @@ def annotations_of(places: Places, texts: int, alpha: float) -> list[Annotation]
     return found
 
 
+def _path_column(settings: AnnotationConfig) -> str:
+    return "filled_path" if settings.labels == "filled" else "path"
+
+
+def in_fitted_places(
+    annotations: Sequence[Annotation], outputs: Sequence[Output], clusters: Artifact, settings: AnnotationConfig
+) -> list[Annotation]:
+    """Chunks of the corpus where the tree has them, without a vote, never outside; unclustered ones as they were."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from common.assignment import ancestors
+    from common.outputs import CHUNK_ID
+
+    ids = [str(each.own[CHUNK_ID]) for each in outputs]
+    table = clusters.table("assignments.parquet", ["chunk_id", _path_column(settings)])
+    mine = table.filter(pc.call_function("is_in", [table["chunk_id"]], pc.SetLookupOptions(pa.array(set(ids)))))
+    known = dict(zip(*(column.to_pylist() for column in mine.columns), strict=True))
+    return [
+        replace(each, ids=tuple(ancestors(known[one])), share=None, outside=False) if one in known else each
+        for one, each in zip(ids, annotations, strict=True)
+    ]
+
+
 def annotation_table(
     outputs: Sequence[Output], annotations: Sequence[Annotation], names: Mapping[str, Mapping[str, Any]], depth: int
 ) -> pa.Table:
@@ -388,6 +420,8 @@ def compute(job: Job) -> int:
     check = check_tree(tree, settings)
     places = place(job, embed_windows(job, [each.text for each in outputs]), tree, check)
     annotations = annotations_of(places, len(outputs), settings.alpha)
+    if read.are_chunks:
+        annotations = in_fitted_places(annotations, outputs, job.inputs["clusters"], settings)
     job.part.write_table("annotations.parquet", annotation_table(outputs, annotations, names, tree.codes.depth))
     job.part.write_table("dropped.parquet", _dropped_table(read.dropped))
     analysis = analyse(outputs, annotations, check, places.calibration, names, settings)
@@ -443,7 +477,7 @@ def _content(config: Config, cache_dir: Path) -> Mapping[str, str]:
 ANNOTATIONS = Stage(
     name="annotations",
     script="annotate_with_clusters.py",
-    version=2,
+    version=3,
     settings=_settings,
     compute=compute,
     inputs=(CHUNKS, VECTORS, CLUSTERS, NAMES),
@@ -481,7 +515,7 @@ def print_annotations(session: Session, *, every: bool = False) -> None:
 
     artifact = session.load(ANNOTATIONS)
     if not artifact.rows:
-        print(NO_OUTPUTS)
+        print(NO_OUTPUTS if session.config.annotation.outputs is None else EMPTY_OUTPUTS)
         return
     print_analysis(artifact.json("analysis.json"), stdout(), every=every)
 

@@ -147,7 +147,7 @@ def outputs(annotations: Artifact, config: Config) -> Outputs:
     groups = tuple(
         OutputGroup(
             name=group_name(place["variant"], place["model"]),
-            outputs=place["outputs"],
+            outputs=place["placed"],
             outside=place["outside"],
             low=place["low"],
             high=place["high"],
@@ -182,7 +182,8 @@ def placed_outputs(table: pa.Table) -> Iterable[PlacedOutput]:
     for row in rows:
         kinds.setdefault(group_name(row["variant"], row["model"]), []).append(row)
     for name, mine in sorted(kinds.items()):
-        mine.sort(key=lambda row: row["distance"])
+        # A text of no known part has no distance, and so is neither near nor far.
+        mine = sorted((row for row in mine if row["distance"] is not None), key=lambda row: row["distance"])
         for row in (mine[0], mine[-1]) if len(mine) > 1 else mine:
             path = tuple(row[level] for level in levels if row[level])
             yield PlacedOutput(name, row["text"], path, row["distance"], row["percentile"], row["outside"])

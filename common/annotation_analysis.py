@@ -61,6 +61,10 @@ class Annotated:
     def name(self, cluster_id: str) -> str:
         return OUTSIDE_NAME if cluster_id == OUTSIDE else str(self.names[cluster_id]["name"])
 
+    def placed(self) -> Annotated:
+        """Without the outputs that have no place: an empty answer is wrong, and lies nowhere."""
+        return self.of([row for row, place in enumerate(self.places) if place.distance is not None])
+
     def of(self, rows: Sequence[int]) -> Annotated:
         return Annotated([self.outputs[row] for row in rows], [self.places[row] for row in rows], self.names)
 
@@ -117,22 +121,26 @@ def counts(annotated: Annotated) -> dict[str, Any]:
 
 
 def places_of(annotated: Annotated, settings: AnnotationConfig) -> list[dict[str, Any]]:
-    """Of every variant and model: how many outputs, how many outside, and the clusters that hold most of them."""
+    """Of every variant and model: how many outputs, how many of them have a place, how many of these are outside, and
+    the clusters that hold most of the others.
+    """
     kinds = [(each.variant or "", each.model or "") for each in annotated.outputs]
     found = []
     for variant, model in sorted(set(kinds)):
         mine = annotated.of([row for row, kind in enumerate(kinds) if kind == (variant, model)])
-        outside = sum(place.outside for place in mine.places)
-        at_top = Counter(mine.cluster_at(row, 0) for row in range(len(mine.outputs)))
+        placed = mine.placed()
+        outside = sum(place.outside for place in placed.places)
+        at_top = Counter(placed.cluster_at(row, 0) for row in range(len(placed.outputs)))
         common = sorted(at_top.items(), key=lambda item: (-item[1], _reading_order(item[0])))
         found.append(
             {
                 "variant": variant or None,
                 "model": model or None,
                 "outputs": len(mine.outputs),
+                "placed": len(placed.outputs),
                 "median_characters": float(np.median([len(each.text) for each in mine.outputs])),
                 "outside": outside,
-                **_ends(wilson(outside, len(mine.outputs), settings.confidence)),
+                **_ends(wilson(outside, len(placed.outputs), settings.confidence)),
                 "clusters": [
                     {"cluster_id": cluster_id, "name": annotated.name(cluster_id), "outputs": count}
                     for cluster_id, count in common
@@ -178,7 +186,8 @@ def _codes(values: Sequence[str]) -> tuple[Int64[np.ndarray, " n"], list[str]]:
 
 
 def errors(annotated: Annotated, settings: AnnotationConfig) -> dict[str, Any] | None:
-    """Error rates in every cluster and the tests; None where no output has a verdict."""
+    """Error rates in every cluster and the tests; None where no output with a place has a verdict."""
+    annotated = annotated.placed()
     mine = annotated.of([row for row, each in enumerate(annotated.outputs) if each.correct is not None])
     if not mine.outputs:
         return None
@@ -225,7 +234,7 @@ def errors_by(annotated: Annotated, settings: AnnotationConfig) -> dict[str, Any
 def _first_places(annotated: Annotated, variant: str) -> dict[str, Annotation]:
     found: dict[str, Annotation] = {}
     for each, place in zip(annotated.outputs, annotated.places, strict=True):
-        if each.variant == variant and each.correct is None and each.question_id:
+        if each.variant == variant and each.correct is None and each.question_id and place.distance is not None:
             found.setdefault(each.question_id, place)
     return found
 

@@ -26,6 +26,9 @@ EFFECTS = ((0.5, "strongly"), (0.3, "moderately"), (0.1, "weakly"), (0.0, "barel
 MANY_OUTSIDE, SHORT = 2.0, 0.67
 ALL = "all models"
 LEFT = ("cluster", "id", "level", "model", "text")
+# On a narrow terminal these are left out, in this order; a name keeps so many letters.
+DISPENSABLE = ("characters", "V", "V by chance", "expected", "by chance", "pairs", "outputs", "questions", "p")
+LEAST_NAME = 8
 
 
 def print_analysis(analysis: Mapping[str, Any], console: Console, *, every: bool = False) -> None:
@@ -58,10 +61,10 @@ def placement_lines(analysis: Mapping[str, Any]) -> Iterator[str]:
     share = counts["outside"] / placed if placed else 0.0
     yield (
         f"outside the corpus: {counts['outside']:,} ({share:.1%}, {ends['low']:.1%} to {ends['high']:.1%}); "
-        f"of texts like it: {analysis['settings']['alpha']:.0%}"
+        f"of the corpus's own held-out chunks {analysis['settings']['alpha']:.0%} would be"
     )
     if counts["unknown"]:
-        yield f"without a place: {counts['unknown']:,} (no text, or none that the embedder knows)"
+        yield f"without a place: {counts['unknown']:,} (no text, or none that the embedder knows); no test counts them"
     yield f"agreement with the fitted labels: {facts['with_itself']:.1%} of {facts['chunks']:,} chunks of the corpus;"
     levels = ", ".join(f"level {each['level']} {each['held_out']:.1%}" for each in facts["by_level"])
     yield f"  without the chunk itself: {facts['held_out']:.1%}" + (f" ({levels})" if levels else "")
@@ -94,13 +97,13 @@ def _kind(each: Mapping[str, Any]) -> str:
 
 def _place_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
     inside = [cluster for cluster in each["clusters"] if cluster["cluster_id"]]
-    share = each["outside"] / each["outputs"]
+    placed = max(each["placed"], 1)
     return (
         Text(one_line(_kind(each), NAME_WIDTH)),
         Text(f"{each['outputs']:,}"),
         Text(f"{each['median_characters']:,.0f}"),
-        Text(f"{share:.0%} ({each['low']:.0%}-{each['high']:.0%})"),
-        Text("; ".join(f"{one_line(one['name'])} {one['outputs'] / each['outputs']:.0%}" for one in inside[:3])),
+        Text(f"{each['outside'] / placed:.0%} ({each['low']:.0%}-{each['high']:.0%})"),
+        Text("; ".join(f"{one_line(one['name'])} {one['outputs'] / placed:.0%}" for one in inside[:3])),
     )
 
 
@@ -142,7 +145,8 @@ def error_verdict(found: Mapping[str, Any], whose: str) -> str:
     pooled = [each for each in found["rates"] if each["model"] is None and each["p"] is not None]
     flagged = [each for each in pooled if each["q"] <= SIGNIFICANT]
     names = ", ".join(one_line(each["name"], NAME_WIDTH) for each in flagged[:3])
-    alone = f"{len(flagged)} single clusters stand out ({names})" if flagged else "no single cluster stands out"
+    single = "1 single cluster stands out" if len(flagged) == 1 else f"{len(flagged)} single clusters stand out"
+    alone = f"{single} ({names})" if flagged else "no single cluster stands out"
     if not tests:
         return f"where {whose} lies: nothing to test"
     if not passed:
@@ -182,7 +186,8 @@ def _print_rates(found: Mapping[str, Any], console: Console, every: bool, most: 
     tested = [each for each in pooled if each["p"] is not None]
     flagged = [each for each in tested if each["q"] <= SIGNIFICANT]
     whose = "" if len(found["models"]) == 1 else f", {ALL} together"
-    console.print(Text(f"a cluster against the rest{whose}: {len(flagged)} of {len(tested)} have q <= {SIGNIFICANT}"))
+    said = f"{len(flagged)} of {len(tested)} have q <= {SIGNIFICANT}" if tested else "too few questions in each to test"
+    console.print(Text(f"a cluster against the rest{whose}: {said}"))
     shown = pooled if every else _most_telling(pooled, max(most, len(flagged)))
     headers = ("cluster", "id", "answers", "wrong (95%)", "expected", "p", "q")
     if shown:
@@ -247,7 +252,7 @@ def _print_shifts(found: Sequence[Mapping[str, Any]], console: Console, every: b
     graded = [each for each in shown if each["p_wrong"] is not None]
     if graded:
         console.print(Text("\nare answers that fall elsewhere more often wrong?"))
-        headers = ("level", "model", "wrong in the same", "wrong elsewhere", "p", "Holm p")
+        headers = ("level", "model", "wrong in same", "wrong elsewhere", "p", "Holm p")
         _print_table(headers, [_wrong_cells(each) for each in graded], console, flexible=1)
 
 
@@ -257,12 +262,21 @@ def shift_verdict(found: Sequence[Mapping[str, Any]]) -> str:
     biased = {each["model"] for each in found if each["p_holm"] <= SIGNIFICANT}
     graded = [each for each in found if each["p_wrong_holm"] is not None]
     worse = {each["model"] for each in graded if each["p_wrong_holm"] <= SIGNIFICANT and _moved_is_worse(each)}
-    said = f"{min(same):.0%} to {max(same):.0%} share the cluster ({min(chance):.0%} to {max(chance):.0%} by chance)"
     models = len({each["model"] for each in found})
-    said += f"; some clusters gain what others lose for {len(biased)} of {models} models"
+    said = f"{_span(same)} share the cluster ({_span(chance)} by chance); "
+    said += f"some clusters gain what others lose for {_of_models(len(biased), models)}"
     if graded:
-        said += f"; those that fall elsewhere are more often wrong for {len(worse)} of {models}"
+        said += f"; those that fall elsewhere are more often wrong for {_of_models(len(worse), models)}"
     return said
+
+
+def _of_models(count: int, models: int) -> str:
+    return f"{count} of {models} models" if models > 1 else "the one model" if count else "no model"
+
+
+def _span(shares: Sequence[float]) -> str:
+    """From the least to the greatest; one figure where both print alike."""
+    return " to ".join(dict.fromkeys(f"{share:.0%}" for share in (min(shares), max(shares))))
 
 
 def _moved_is_worse(each: Mapping[str, Any]) -> bool:
@@ -340,17 +354,29 @@ def _difficulty_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
 
 
 def _print_table(headers: Sequence[str], rows: Sequence[Sequence[Text]], console: Console, *, flexible: int) -> None:
-    """A table whose `flexible` column of names gives way on a narrow terminal; no number is cut."""
+    """A table whose `flexible` column of names gives way on a narrow terminal, then columns do; no number is cut."""
     widths = [max(len(header), *(row[n].cell_len for row in rows)) for n, header in enumerate(headers)]
-    others = sum(widths) - widths[flexible] + 2 * (len(headers) - 1)
-    widths[flexible] = max(10, min(widths[flexible], console.width - others))
+    shown = _fitting(headers, widths, flexible, console.width)
+    others = sum(widths[n] for n in shown) - widths[flexible] + 2 * (len(shown) - 1)
+    widths[flexible] = max(LEAST_NAME, min(widths[flexible], console.width - others))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for number, (header, width) in enumerate(zip(headers, widths, strict=True)):
-        side = "left" if header in LEFT or number == flexible else "right"
-        table.add_column(header, justify=side, no_wrap=True, overflow="ellipsis", width=width)
+    for number in shown:
+        side = "left" if headers[number] in LEFT or number == flexible else "right"
+        table.add_column(headers[number], justify=side, no_wrap=True, overflow="ellipsis", width=widths[number])
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(row[number] for number in shown))
     print_whole(console, table)
+
+
+def _fitting(headers: Sequence[str], widths: Sequence[int], flexible: int, room: int) -> list[int]:
+    """The columns that fit beside a short name: all of them, or as few left out as it takes."""
+    shown = list(range(len(headers)))
+    for header in (None, *DISPENSABLE):
+        shown = [number for number in shown if headers[number] != header]
+        names = min(LEAST_NAME, widths[flexible])
+        if names + sum(widths[n] for n in shown if n != flexible) + 2 * (len(shown) - 1) <= room:
+            break
+    return shown
 
 
 def _p(value: float) -> str:

@@ -58,8 +58,11 @@ def print_whole(console: Console, table: Table) -> None:
             cells = (column.header, *column.cells)
             column.min_width = max(Measurement.get(console, wide, cell).maximum for cell in cells)
     needed = Measurement.get(console, wide, table).minimum
-    console.width = max(console.width, needed)
+    width = console.width
+    console.width = max(width, needed)
     console.print(table)
+    # What is said below is prose again, and fits.
+    console.width = width
 
 
 def one_line(text: str, limit: int | None = None) -> str:

@@ -1,8 +1,8 @@
 """Rows of any file of outputs -> outputs: a text each, and what is known of it (model, question, variant, verdict).
 
 Columns that are not named in the settings are found by their usual names, in the first row: the text in `completion`
-(rollouts), `text`, `output`, `response` or `chunk_text` (a table of neighbours); or, where there is none of these but a
-`chunk_id`, the text of that chunk of the corpus.
+(rollouts), `text`, `output` or `response`; or, where there is none of these but a `chunk_id` (a table of neighbours,
+whose own `chunk_text` may be cut), the text of that chunk of the corpus; or in `chunk_text` alone.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from common.rows import Row, without_surrogates
 from config import AnnotationConfig, ColumnsText, OutputText
 
 # A table of rollouts has a `text` too: what was asked.
-TEXT_COLUMNS = ("completion", "text", "output", "response", "chunk_text")
+TEXT_COLUMNS = ("completion", "text", "output", "response")
 CHUNK_ID = "chunk_id"
+CHUNK_TEXT = "chunk_text"
 ID_COLUMNS = ("output_id",)
 # Several draws of one request are answers to one question, so the sample's id goes before the request's.
 QUESTION_COLUMNS = ("question_id", "sample_id", "metadata.sample_id", "prompt_id", "request_id")
@@ -76,10 +77,10 @@ def find_columns(row: Row, settings: AnnotationConfig) -> OutputColumns:
 
     texts, by_chunk_id = settings.texts, False
     if not texts:
-        column = known(None, (*TEXT_COLUMNS, CHUNK_ID))
+        column = known(None, (*TEXT_COLUMNS, CHUNK_ID, CHUNK_TEXT))
         if column is None:
             has = ", ".join(map(str, row.fields)) or "none"
-            raise UserError(f"outputs, row {row.where}: no column of texts is known here; it has: {has}; {_TEXTS}")
+            raise UserError(f"outputs, row {row.where}: no column of texts is known here; it has: {has}; {NAME_IT}")
         texts, by_chunk_id = (OutputText(text=ColumnsText(columns=(column,)), variant=""),), column == CHUNK_ID
     return OutputColumns(
         texts,
@@ -106,7 +107,8 @@ def _has(fields: Mapping[str, Any], column: str) -> bool:
         return False
 
 
-_TEXTS = "name it: annotation.texts=(OutputText(text=ColumnsText(columns=('answer',))),)"
+# As an override is typed: a config file holds an OutputText there.
+NAME_IT = """name it: annotation.texts='[{"text": {"columns": ["COLUMN"]}}]'"""
 
 
 def outputs_of(row: Row, columns: OutputColumns) -> Iterator[Output]:

@@ -16,7 +16,15 @@ import pytest
 from rich.console import Console
 
 import annotate_with_clusters
-from annotate_with_clusters import ANNOTATIONS, NO_OUTPUTS, _held_out, load_fitted, present, read_outputs
+from annotate_with_clusters import (
+    ANNOTATIONS,
+    EMPTY_OUTPUTS,
+    NO_OUTPUTS,
+    _held_out,
+    load_fitted,
+    present,
+    read_outputs,
+)
 from cluster_corpus import CLUSTERS, load_tree
 from common.annotation_report import length_lines, print_analysis
 from common.assignment import ancestors
@@ -213,6 +221,37 @@ def test_a_table_of_neighbours_keeps_its_columns(config, tmp_path):
     assert "input_variant" not in row
 
 
+@pytest.mark.parametrize(("labels", "column"), [("filled", "filled_path"), ("raw", "path")])
+def test_the_chunks_of_a_table_of_neighbours_are_where_the_tree_has_them(config, tmp_path, labels, column):
+    """None is outside the corpus, however far from its neighbours, or however little of its text the table shows."""
+    fitted = annotated(config).load(CLUSTERS).table("assignments.parquet", ["chunk_id", column]).to_pylist()
+    path = tmp_path / "similarity.csv"
+    lines = [f"7,{rank},{row['chunk_id']},boat" for rank, row in enumerate(fitted)]
+    path.write_text("\n".join(["sample_id,rank,chunk_id,chunk_text", *lines]) + "\n")
+    session = annotated(config, outputs=str(path), alpha=0.5, labels=labels)
+    rows = rows_of(session)
+    assert [row["cluster_path"] for row in rows] == [row[column].removeprefix("root") for row in fitted]
+    assert not any(row["outside"] for row in rows)
+    assert analysis_of(session)["outputs"]["outside"] == 0
+    assert {row["chunk_text"] for row in rows} == {"boat"}
+    assert len({row["text"] for row in rows}) > 1
+
+
+def test_an_answer_without_a_place_is_in_no_test_and_in_no_share(config, tmp_path):
+    """Empty answers are wrong, all of them: counted as outside of the corpus, they would be a cluster of errors."""
+    draw = np.random.default_rng(8)
+    rows = [{"text": text_about("bread", draw), "correct": True} for _ in range(20)]
+    rows += [{"text": "", "correct": False} for _ in range(20)]
+    session = annotated(config, outputs=write_jsonl(tmp_path / "o.jsonl", rows), alpha=1e-6)
+    found = analysis_of(session)
+    assert [each["outside"] for each in found["places"]] == [found["outputs"]["outside"]] == [0]
+    assert (found["places"][0]["outputs"], found["places"][0]["placed"]) == (40, 20)
+    assert "" not in {each["cluster_id"] for each in found["errors"]["rates"]}
+    assert sum(model["answers"] for model in found["errors"]["models"]) == 20
+    text = " ".join(printed(session).split())
+    assert "without a place: 20 (no text, or none that the embedder knows); no test counts them" in text
+
+
 def test_a_chunk_that_is_not_in_the_corpus_is_named(config, tmp_path):
     path = tmp_path / "similarity.csv"
     path.write_text("sample_id,chunk_id\n7,other#0\n")
@@ -355,19 +394,29 @@ def test_outputs_that_wander_off_are_a_shift(config, tmp_path):
 # --- what it prints ------------------------------------------------------------------------------------------
 
 
-def printed(session: Session, every: bool = False) -> str:
-    console = Console(file=io.StringIO(), width=NARROW)
+def printed(session: Session, every: bool = False, width: int = NARROW) -> str:
+    console = Console(file=io.StringIO(), width=width)
     print_analysis(analysis_of(session), console, every=every)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def test_the_tables_fit_a_narrow_terminal(graded):
+@pytest.mark.parametrize("width", [60, NARROW])
+def test_the_tables_fit_a_narrow_terminal(graded, width):
     for every in (False, True):
-        text = printed(graded, every)
-        assert max(len(line) for line in text.splitlines()) <= NARROW
+        text = printed(graded, every, width)
+        assert max(len(line) for line in text.splitlines()) <= width
         assert "Do errors follow clusters?" in text
         assert "Are harder questions farther" in text
+        assert "corrected (95%)" in text
+        assert "wrong (95%)" in text
+
+
+def test_prose_below_a_table_that_is_too_wide_still_fits(graded):
+    lines = printed(graded, width=30).splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("Do errors follow"))
+    end = next(number for number, line in enumerate(lines) if line.startswith("by the answers'"))
+    assert max(len(line) for line in lines[begin:end]) <= 30
 
 
 def test_every_question_is_answered_in_short(graded, config, tmp_path):
@@ -429,3 +478,8 @@ def test_a_config_without_outputs_says_how_to_give_some(config, capsys):
     assert session.load(ANNOTATIONS).rows == 0
     annotate_with_clusters.print_annotations(session)
     assert NO_OUTPUTS in capsys.readouterr().out
+
+
+def test_a_file_without_rows_is_said_to_hold_none(config, tmp_path, capsys):
+    annotate_with_clusters.print_annotations(annotated(config, outputs=write_jsonl(tmp_path / "o.jsonl", [])))
+    assert capsys.readouterr().out.strip() == EMPTY_OUTPUTS

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from common.cluster_tree import ROOT_ID
@@ -22,7 +23,7 @@ from common.report_page import NOISE, ClusterView, Report, render, script_data, 
 from common.stages import Job
 from common.store import Artifact, Part, Store
 from config import Config, EmbeddingConfig
-from report import REPORT, compute_report, gather, report_settings
+from report import REPORT, compute_report, gather, placed_outputs, report_settings
 from tests.browser import Visit, until
 from tests.report_artifacts import (
     DOCUMENTS_OF_GROUP,
@@ -112,6 +113,14 @@ def test_outputs_are_grouped_with_their_places_and_a_near_and_a_far_one_of_each(
         assert far.distance == max(row["distance"] for row in mine)
     assert shown.outputs.graded == sum(row["correct"] is not None for row in table)
     assert shown.outputs.wrong == sum(row["correct"] is False for row in table)
+
+
+def test_an_output_without_a_place_is_neither_near_nor_far():
+    columns = {"text": ["b", "?!", "a"], "variant": ["v"] * 3, "model": [None] * 3, "cluster_depth_0": ["x", None, "x"]}
+    distances = {"distance": [0.5, None, 0.2], "percentile": [0.9, None, 0.1], "outside": [False, True, False]}
+    assert [item.text for item in placed_outputs(pa.table(columns | distances))] == ["a", "b"]
+    nowhere = pa.table(columns | distances).slice(1, 1)
+    assert list(placed_outputs(nowhere)) == []
 
 
 def test_a_config_without_outputs_has_a_page_without_them(tmp_path):

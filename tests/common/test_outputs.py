@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from common.configs import load_config
 from common.errors import UserError
 from common.outputs import Output, find_columns, outputs_of, verdict
 from common.rendering import RowError
@@ -93,8 +94,18 @@ def test_a_table_of_neighbours_is_read_by_its_chunks():
         "chunk_text": "boat",
     }
     found = read(row)[0]
-    assert (found.text, found.question_id, found.variant) == ("boat", "4", "answer")
-    assert set(found.own) == {"sample_id", "variant", "rank", "distance", "chunk_id"}
+    assert (found.text, found.question_id, found.variant) == ("c#0", "4", "answer")
+    assert set(found.own) == set(row)
+    alone = {name: value for name, value in row.items() if name != "chunk_id"}
+    assert read(alone)[0].text == "boat"
+
+
+def test_the_remedy_for_an_unknown_column_is_an_override_that_works():
+    with pytest.raises(UserError, match="it has: question, answer; name it: ") as error:
+        read({"question": "how many?", "answer": "two"})
+    override = str(error.value).split("name it: ")[1].replace("'", "").replace("COLUMN", "answer")
+    config = load_config("configs/quickstart.py", [override])
+    assert read({"question": "how many?", "answer": "two"}, texts=config.annotation.texts)[0].text == "two"
 
 
 def test_without_texts_a_chunk_id_stands_for_its_text():

@@ -318,10 +318,10 @@ def test_a_line_that_breaks_again_after_a_silent_hour_is_mended_again(box: Box, 
         following = pool.submit(deploy_jobs.logs, record, said.append, follow=True)
         wait_until(lambda: said)
         for _ in range(2):
-            wait_until(lambda: box.server.drop_connections() > 0)
-            wait_until(box.server.connections)
+            wait_until(lambda: following.done() or box.server.drop_connections() > 0)
+            wait_until(lambda: following.done() or box.server.connections())
             time.sleep(16)
-        assert not following.done()
+        assert not following.done(), following.exception()
         box.go()
         following.result(PATIENCE)
     assert b"".join(said).decode() == box.log()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from common.cluster_tree import ClusterNode
     from common.dashboard import Dashboard
+    from common.statistics import Interval
     from common.taxonomy import Errors, Points, Sample, Taxonomy, TaxonomyNode
 
 FIGURES = ("both", "tree", "map")
@@ -217,7 +218,8 @@ def errors_by_cluster(annotations: Artifact, root: ClusterNode) -> dict[str, Err
     from common.cluster_tree import ROOT_ID
 
     rows = [row for row in annotations.table("annotations.parquet").to_pylist() if not row["outside"]]
-    tested = tested_rates(annotations.json("analysis.json"))
+    # There the root is the answers that reached no cluster; here it is all of them.
+    tested = {**tested_rates(annotations.json("analysis.json")), ROOT_ID: {}}
     questions = difficulty_of_questions(rows)
     inside: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -246,22 +248,34 @@ def difficulty_of_questions(rows: Sequence[Mapping[str, Any]]) -> dict[str, floa
 
 
 def _errors(rows: Sequence[Mapping[str, Any]], tested: Mapping[str, Any], questions: Mapping[str, float]) -> Errors:
-    from common.statistics import wilson
     from common.taxonomy import Errors
 
-    graded = [row["correct"] for row in rows if row["correct"] is not None]
-    wrong = sum(not correct for correct in graded)
+    graded = [row for row in rows if row["correct"] is not None]
     known = [questions[row["question_id"]] for row in rows if row["question_id"] in questions]
-    bounds = wilson(wrong, len(graded))
+    bounds = _bounds(graded)
     return Errors(
         outputs=len(rows),
         graded=len(graded),
-        wrong=wrong,
+        wrong=sum(not row["correct"] for row in graded),
         low=tested.get("low", bounds.low) if graded else None,
         high=tested.get("high", bounds.high) if graded else None,
         q=tested.get("q"),
         difficulty=sum(known) / len(known) if known else None,
     )
+
+
+def _bounds(graded: Sequence[Mapping[str, Any]]) -> Interval:
+    """Wilson's interval of the share that is wrong; several answers to one question are not as many trials."""
+    import numpy as np
+
+    from common.statistics import effective_trials, wilson
+
+    if not graded:
+        return wilson(0, 0)
+    wrong = np.array([not row["correct"] for row in graded])
+    units = [row["question_id"] or f"#{number}" for number, row in enumerate(graded)]
+    trials = effective_trials(wrong, np.unique(units, return_inverse=True)[1])
+    return wilson(float(wrong.mean()) * trials, trials)
 
 
 # --- the stage -----------------------------------------------------------------------------------------------
@@ -288,7 +302,7 @@ def compute(job: Job) -> int:
 TAXONOMY = Stage(
     name="taxonomy",
     script="visualize_clusters.py",
-    version=2,
+    version=3,
     settings=taxonomy_settings,
     compute=compute,
     inputs=(CHUNKS, CLUSTERS, NAMES, MAP, ANNOTATIONS),

@@ -7,10 +7,11 @@ second one lies in 1. Every tenth answer is outside the corpus.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from annotate_with_clusters import annotation_table
-from common.annotation_analysis import Annotated, difficulty, errors, places_of, shifts
+from common.annotation_analysis import Annotated, difficulty, errors, errors_by, places_of, shifts
 from common.assignment import ancestors
 from common.outputs import Annotation, Output
 from common.store import Artifact, Part, Store
@@ -50,18 +51,23 @@ def annotated() -> list[tuple[Output, Annotation]]:
     return rows
 
 
-def write_annotations(part: Part, names: dict[str, dict[str, object]]) -> None:
+def write_annotations(
+    part: Part, names: dict[str, dict[str, object]], rows: Sequence[tuple[Output, Annotation]] = ()
+) -> None:
     """As the stage writes them, by its own functions."""
-    outputs, places = (list(column) for column in zip(*annotated(), strict=True))
+    outputs, places = (list(column) for column in zip(*(rows or annotated()), strict=True))
     given = Annotated(outputs, places, names)
-    answers = {"places": places_of, "errors": errors, "shifts": shifts, "difficulty": difficulty}
+    answers = {"places": places_of, "errors": errors, "errors_by": errors_by, "shifts": shifts}
+    answers["difficulty"] = difficulty
     part.write_table("annotations.parquet", annotation_table(outputs, places, names, 2))
     part.write_json("analysis.json", {name: answer(given, ANNOTATION) for name, answer in answers.items()})
 
 
 def write_no_annotations(part: Part, names: dict[str, dict[str, object]]) -> None:
     part.write_table("annotations.parquet", annotation_table([], [], names, 2))
-    part.write_json("analysis.json", {"places": [], "errors": None, "shifts": None, "difficulty": None})
+    part.write_json(
+        "analysis.json", {"places": [], "errors": None, "errors_by": {}, "shifts": None, "difficulty": None}
+    )
 
 
 def publish_inputs(data_dir: Path, config: Config, *, with_outputs: bool) -> dict[str, Artifact]:

@@ -14,21 +14,24 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
 
+from cluster_corpus import load_tree
 from common.cluster_tree import ROOT_ID, find
 from common.errors import ConfigError
 from common.html import printable, shorten
+from common.outputs import Annotation, Output
 from common.progress import Progress
 from common.stages import Job, Session
-from common.store import Artifact, Part
+from common.store import Artifact, Part, Store
 from common.taxonomy import Taxonomy, is_inside
 from config import Config, VisualizeConfig
 from tests.browser import Visit, until
-from tests.report_artifacts import HOSTILE_NAME, HOSTILE_TEXT, UNEMBEDDED_ROW, build, corpus_texts
-from tests.taxonomy_artifacts import annotated, publish_inputs
+from tests.report_artifacts import HOSTILE_NAME, HOSTILE_TEXT, UNEMBEDDED_ROW, build, corpus_texts, publish
+from tests.taxonomy_artifacts import annotated, placed, publish_inputs, write_annotations
 from visualize_clusters import (
     TAXONOMY,
     arguments,
     compute,
+    errors_by_cluster,
     gather,
     load_taxonomy,
     neighbour_column,
@@ -71,8 +74,6 @@ def page_file(artifact) -> Path:
 
 
 def test_every_node_of_the_tree_is_there_with_its_figures(taxonomy, inputs):
-    from cluster_corpus import load_tree
-
     root = load_tree(inputs["clusters"])
     assert [node.path for node in taxonomy.nodes] == [node.cluster_id for node in root.walk()]
     for node in taxonomy.nodes:
@@ -148,9 +149,31 @@ def test_intervals_are_those_of_the_analysis_and_hold_the_rate(taxonomy, inputs)
         # Two models answer each question alike: the answers are worth fewer than they are.
         naive = binomtest(errors.wrong, errors.graded).proportion_ci(method="wilson")
         assert errors.high - errors.low > naive.high - naive.low
-    assert taxonomy.root.errors.low == pytest.approx(
-        binomtest(taxonomy.root.errors.wrong, taxonomy.root.errors.graded).proportion_ci(method="wilson").low
+    errors = taxonomy.root.errors
+    questions = len({each.question_id for each, place in annotated() if place.ids and each.correct is not None})
+    naive = binomtest(errors.wrong, errors.graded).proportion_ci(method="wilson")
+    alike = binomtest(round(errors.rate * questions), questions).proportion_ci(method="wilson")
+    assert errors.high - errors.low > 1.2 * (naive.high - naive.low)
+    assert errors.high - errors.low == pytest.approx(alike.high - alike.low, rel=0.05)
+
+
+def test_the_root_is_all_answers_also_where_some_reached_no_cluster(tmp_path, inputs):
+    """Answers that stay at the root are all wrong, those of a cluster all right."""
+    stray, home = Annotation((), None, 0.25, 0.5, False), placed("1")
+    rows = [
+        (Output(f"{n}", "a", None, f"q{n}", "answer", place is home), place)
+        for place, numbers in ((stray, range(10)), (home, range(10, 40)))
+        for n in numbers
+    ]
+    names, upstream = inputs["names"].json("names.json"), {name: inputs[name] for name in ("clusters", "names")}
+    artifact = publish(
+        Store(tmp_path), "annotations", upstream, len(rows), lambda part: write_annotations(part, names, rows)
     )
+    errors = errors_by_cluster(artifact, load_tree(inputs["clusters"]))[ROOT_ID]
+    assert (errors.wrong, errors.graded) == (10, 40)
+    expected = binomtest(10, 40).proportion_ci(method="wilson")
+    assert errors.low == pytest.approx(expected.low, abs=0.01)
+    assert errors.high == pytest.approx(expected.high, abs=0.01)
 
 
 def test_difficulty_is_the_mean_share_of_wrong_answers_to_the_questions(taxonomy):

@@ -354,12 +354,10 @@ def compute(job: Job) -> int:
     """Embed the sample, learn, check, apply to every chunk; returns the number of chunks."""
     import numpy as np
 
-    from common.cheap_quality import measure_quality
     from common.cheap_scores import require_fasttext
-    from common.scale_figure import draw, save
 
-    settings, costs = job.config.scale, Costs()
-    if settings.model == "fasttext":
+    costs = Costs()
+    if job.config.scale.model == "fasttext":
         require_fasttext()
     if not job.inputs["chunks"].rows:
         raise UserError(f"{job.inputs['chunks'].place}: there is no chunk to score; check the sources in the config")
@@ -372,17 +370,26 @@ def compute(job: Job) -> int:
     held_rows, held = embed_sample(encoding, "held_out", chosen.held_out, questions)
     job.device = encoding.embedder.device
     learned = learn(encoding, labelled, questions)
-    predicted = learned.model.predict(held.texts)
-    options = {"draws": settings.bootstraps, "confidence": settings.confidence, "seed": settings.seed}
-    quality = measure_quality(held.scores, predicted, held.document, **options)
-    _write_held_out(job, held_rows, held, predicted)
-    with job.part.write("quality.png") as path:
-        save(draw(held.scores, predicted, quality, settings.aggregation_strategy), path, "png")
+    quality = check(job, learned, held_rows, held)
     rows, true = np.concatenate([label_rows, held_rows]), np.concatenate([labelled.scores, held.scores])
     order = np.argsort(rows, kind="stable")
     costs.parts["applying"] = apply_to_all(job, learned.model, rows[order], true[order])
     job.part.write_json("summary.json", _summary(job, questions, labelled, held, learned, quality, costs))
     return job.inputs["chunks"].rows
+
+
+def check(job: Job, learned: Learned, rows: Int64[np.ndarray, " n"], held: Labelled) -> Quality:
+    """How good the cheap score is on chunks of documents that it has not seen; writes them, and the figure."""
+    from common.cheap_quality import measure_quality
+    from common.scale_figure import draw, save
+
+    settings, predicted = job.config.scale, learned.model.predict(held.texts)
+    options = {"draws": settings.bootstraps, "confidence": settings.confidence, "seed": settings.seed}
+    quality = measure_quality(held.scores, predicted, held.document, **options)
+    _write_held_out(job, rows, held, predicted)
+    with job.part.write("quality.png") as path:
+        save(draw(held.scores, predicted, quality, settings.aggregation_strategy), path, "png")
+    return quality
 
 
 def _write_held_out(

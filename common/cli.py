@@ -97,22 +97,12 @@ def _run(
     runs_stages: Callable[[Namespace], bool] | None,
     next_command: Callable[[Session], str] | None,
 ) -> int:
-    config = load_config(args.config, args.overrides)
-    if not hasattr(config, "data_dir"):
-        kind = type(config).__name__
-        raise ConfigError(f"{args.config}: `config` is a {kind}, one section; a script needs the whole: Config(...)")
-    if not config.data_dir.strip():
-        raise ConfigError("data_dir: must name a folder, not be empty")
+    config = _whole_config(args)
     session = Session(config, args.config, tuple(args.overrides), fresh=args.fresh)
     if args.settings:
         return _print_settings(config, as_json=args.json)
     if args.plan:
-        again = {stage.name for stage in stages} if args.fresh else set()
-        outcomes = plan(session, _with_upstream(session, stages))
-        noted = [
-            replace(each, note=AGAIN) if each.stage in again and each.status == "cached" else each for each in outcomes
-        ]
-        return _print_plan(noted, as_json=args.json)
+        return _print_plan(_planned(session, stages, fresh=args.fresh), as_json=args.json)
     if runs_stages is None or runs_stages(args):
         for stage in stages:
             session.run(stage)
@@ -123,6 +113,23 @@ def _run(
         print_outcomes(session.outcomes)
         _print_closing(session, next_command)
     return 0
+
+
+def _whole_config(args: Namespace) -> Any:
+    config = load_config(args.config, args.overrides)
+    if not hasattr(config, "data_dir"):
+        kind = type(config).__name__
+        raise ConfigError(f"{args.config}: `config` is a {kind}, one section; a script needs the whole: Config(...)")
+    if not config.data_dir.strip():
+        raise ConfigError("data_dir: must name a folder, not be empty")
+    return config
+
+
+def _planned(session: Session, stages: tuple[Stage, ...], *, fresh: bool) -> list[Outcome]:
+    """What a run would do; with `fresh` a note at what it would do again."""
+    again = {stage.name for stage in stages} if fresh else set()
+    outcomes = plan(session, _with_upstream(session, stages))
+    return [replace(each, note=AGAIN) if each.stage in again and each.status == "cached" else each for each in outcomes]
 
 
 def _with_upstream(session: Session, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

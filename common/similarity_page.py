@@ -243,25 +243,51 @@ def chunk_section(summary: Row) -> Html:
     found = summary["aggregation"]
     if not found:
         return Html("")
-    pairs = [
+    return tag(
+        "section",
+        tag("h2", "Chunks most like the benchmark"),
+        tag("p", f"{found['ranked_chunks']:,} distinct chunks, scored by {found['queries']:,} questions in three ",
+            "ways: distance to the nearest question; the best rank that any question gives a chunk; its mean rank. ",
+            f"{found['duplicates']:,} copies of other chunks are left out: they would stand before everything else."),
+        _strategy_table(found["strategies"]),
+        *(_generic_parts(found["generic"]) if found["generic"] else ()),
+        tag("h3", f"The first by {found['strategy']}"),
+        _listed_table(found["listed"]),
+        id="chunks",
+    )  # fmt: skip
+
+
+def _strategy_table(found: Sequence[Row]) -> Html:
+    rows = [
         (
             " / ".join(each["strategies"]),
             f"{each['correlation']:+.3f}",
             f"{each['shared_top']:.1%}",
             f"{each['chance']:.1%}",
         )
-        for each in found["strategies"]
+        for each in found
     ]
-    generic = [
+    return table(("strategies", "rank correlation", "shared in the top 1 %", "by chance"), rows, numeric=(1, 2, 3))
+
+
+def _generic_parts(found: Sequence[Row]) -> Iterator[Html]:
+    """How generic the best chunks of each strategy are."""
+    note = "A chunk is generic where it is at the top for texts that ask nothing of the benchmark, too:"
+    yield tag("p", note, class_="note")
+    rows = [
         (
             f"{each['queries']:,} {each['unrelated']}",
             each["strategy"],
             f"{each['generic']:.1%}",
             f"{each['chance']:.1%}",
         )
-        for each in found["generic"]
+        for each in found
     ]
-    listed = [
+    yield table(("also at the top for", "strategy", "of its top 1 %", "by chance"), rows, numeric=(2, 3))
+
+
+def _listed_table(found: Sequence[Row]) -> Html:
+    rows = [
         (
             number,
             each["corpus_stage"],
@@ -270,23 +296,9 @@ def chunk_section(summary: Row) -> Html:
             f"{each['rank_mean']:,.0f}",
             tag("div", tag("span", each["chunk_id"], class_="note"), corpus_text(each["chunk_text"], EXCERPT)),
         )
-        for number, each in enumerate(found["listed"], 1)
+        for number, each in enumerate(found, 1)
     ]
-    return tag(
-        "section",
-        tag("h2", "Chunks most like the benchmark"),
-        tag("p", f"{found['ranked_chunks']:,} distinct chunks, scored by {found['queries']:,} questions in three ",
-            "ways: distance to the nearest question; the best rank that any question gives a chunk; its mean rank. ",
-            f"{found['duplicates']:,} copies of other chunks are left out: they would stand before everything else."),
-        table(("strategies", "rank correlation", "shared in the top 1 %", "by chance"), pairs, numeric=(1, 2, 3)),
-        tag("p", "A chunk is generic where it is at the top for texts that ask nothing of the benchmark, too:",
-            class_="note") if generic else "",
-        table(("also at the top for", "strategy", "of its top 1 %", "by chance"), generic, numeric=(2, 3))
-        if generic else "",
-        tag("h3", f"The first by {found['strategy']}"),
-        table(("", "stage", "distance", "best rank", "mean rank", "chunk"), listed, numeric=(0, 2, 3, 4)),
-        id="chunks",
-    )  # fmt: skip
+    return table(("", "stage", "distance", "best rank", "mean rank", "chunk"), rows, numeric=(0, 2, 3, 4))
 
 
 def method_section(summary: Row) -> Html:

@@ -208,25 +208,26 @@ class Session:
             raise
         if not isinstance(rows, int) or isinstance(rows, bool):
             raise TypeError(f"stage {stage.name}: compute must return its number of rows, not {rows!r}")
-        facts = {
-            "rows": rows,
-            "seconds": round(time.perf_counter() - started, 3),
-            "resumed_files": resumed,
-            "created": now(),
-            "upstream": list(inputs),
+        seconds = round(time.perf_counter() - started, 3)
+        facts = {"rows": rows, "seconds": seconds, "resumed_files": resumed, "created": now()}
+        return self.store.publish(step, part, {**facts, **self._made_by(stage, job, fingerprint)}), True
+
+    def _made_by(self, stage: Stage, job: Job, fingerprint: str) -> dict[str, Any]:
+        """What a manifest says of where an artifact comes from: inputs, settings, code, packages, command."""
+        return {
+            "upstream": list(job.inputs),
             "upstream_scripts": {item.name: item.script for item in self.upstream(stage)},
             "script": stage.script,
             "config_path": self.config_path,
             "overrides": list(self.overrides),
             "config": all_settings(self.config),
-            "seed": step.settings.get("seed"),
+            "seed": self.step(stage).settings.get("seed"),
             "device": job.device,
             "code": {"fingerprint": fingerprint, **git_state()},
             "python": python_version(),
             "packages": installed_versions(),
             "command": shlex.join(sys.argv),
         }
-        return self.store.publish(step, part, facts), True
 
     def _code_note(self, stage: Stage, artifact: Artifact) -> str:
         same = same_code(artifact.manifest["code"]["fingerprint"], code_fingerprint(stage.script))

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chunking import chunk_batch
+from chunking import ChunkSpans, chunk_batch
 from common.cli import human_bytes, run_script
 from common.errors import ConfigError, UserError
 from common.keys import keyed_settings
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from common.embedders import Embedder
+    from common.hypotheses import Draws
     from common.planting import Kind
     from common.retrieval import Spans
     from common.token_counters import TokenCounter
@@ -196,11 +197,7 @@ def compute_cell(job: Job, planted: PlantedCorpus, embedder: NamedEmbedding, chu
     if reason:
         return Cell(embedder.name, chunking.name, unavailable=reason)
     try:
-        counter = token_counter(config)
-        _warm_up(planted.documents, config, counter)
-        spans, chunk_seconds = timed(lambda: chunk_batch(planted.documents, config.chunking, counter))
-        triples = zip(spans.document.tolist(), spans.start.tolist(), spans.end.tolist(), strict=True)
-        texts = [planted.documents[document][start:end] for document, start, end in triples]
+        spans, texts, chunk_seconds = cut(planted.documents, config)
         model, fit_seconds = timed(lambda: load_model(job, config, texts))
     except UserError as error:
         return Cell(embedder.name, chunking.name, unavailable=str(error))
@@ -222,6 +219,15 @@ def compute_cell(job: Job, planted: PlantedCorpus, embedder: NamedEmbedding, chu
         vector_bytes=encoded.vectors.size * np.dtype(config.embedding.storage).itemsize,
         model_bytes=model_bytes(model, config),
     )
+
+
+def cut(documents: Sequence[str], config: Config) -> tuple[ChunkSpans, list[str], float]:
+    """The documents' chunks, their texts, and the CPU-seconds of cutting."""
+    counter = token_counter(config)
+    _warm_up(documents, config, counter)
+    spans, seconds = timed(lambda: chunk_batch(documents, config.chunking, counter))
+    triples = zip(spans.document.tolist(), spans.start.tolist(), spans.end.tolist(), strict=True)
+    return spans, [documents[document][start:end] for document, start, end in triples], seconds
 
 
 @cache
@@ -351,8 +357,7 @@ def summarise(planted: PlantedCorpus, cells: Sequence[Cell], settings: AblationC
     """What `summary.json` holds: every cell over all copies and by kind, and its test against the first cell."""
     import numpy as np
 
-    from common.families import Family, as_rows
-    from common.retrieval import reciprocal, retrieval
+    from common.retrieval import retrieval
 
     draws, kinds = draws_of(settings), np.array(planted.kinds, dtype=object)
     rows = []
@@ -363,22 +368,28 @@ def summarise(planted: PlantedCorpus, cells: Sequence[Cell], settings: AblationC
             row["all"] = asdict(retrieval(ranks, draws))
             row["kinds"] = {kind: asdict(retrieval(ranks[kinds == kind], draws)) for kind in kinds_of(settings)}
         rows.append(row)
-    done = [cell for cell in cells if cell.unavailable is None]
-    tests = []
-    if len(done) > 1:
-        first, *others = (reciprocal(np.array(cell.ranks)) for cell in done)
-        name = f"reciprocal rank, minus that of {done[0].embedder} with {done[0].chunking}"
-        labels = [f"{cell.embedder}, {cell.chunking}" for cell in done[1:]]
-        tests = as_rows(
-            Family(name, draws).pairs([(one, each - first) for one, each in zip(labels, others, strict=True)])
-        )
     return {
         "documents": len(planted.documents) - len(planted.questions),
         "questions": len(planted.questions),
         "k": settings.k,
         "cells": rows,
-        "tests": tests,
+        "tests": _against_the_first([cell for cell in cells if cell.unavailable is None], draws),
     }
+
+
+def _against_the_first(cells: Sequence[Cell], draws: Draws) -> list[dict[str, Any]]:
+    """Reciprocal ranks of every other cell minus those of the first, copy by copy; nothing for fewer than two."""
+    import numpy as np
+
+    from common.families import Family, as_rows
+    from common.retrieval import reciprocal
+
+    if len(cells) < 2:
+        return []
+    first, *others = (reciprocal(np.array(cell.ranks)) for cell in cells)
+    name = f"reciprocal rank, minus that of {cells[0].embedder} with {cells[0].chunking}"
+    labels = [f"{cell.embedder}, {cell.chunking}" for cell in cells[1:]]
+    return as_rows(Family(name, draws).pairs([(one, each - first) for one, each in zip(labels, others, strict=True)]))
 
 
 def _draw(job: Job, summary: Mapping[str, Any]) -> None:
@@ -458,9 +469,8 @@ def present(session: Session, args: Namespace) -> object:
 def print_cells(summary: Mapping[str, Any], console: Console) -> None:
     """A row for each cell: recall, MRR, recall@1 by kind, cost; then the cells that could not be computed."""
     from rich.table import Table
-    from rich.text import Text
 
-    from common.console import as_markup, one_line, print_whole
+    from common.console import as_markup, print_whole
 
     done = [cell for cell in summary["cells"] if cell["unavailable"] is None]
     console.print(
@@ -483,8 +493,17 @@ def print_cells(summary: Mapping[str, Any], console: Console) -> None:
     for cell in done:
         table.add_row(*(as_markup(str(value), 40) for value in _cell_row(cell, kinds)))
     print_whole(console, table)
+    _print_missing(summary["cells"], console)
+
+
+def _print_missing(cells: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The cells that could not be computed, a line for each embedder and reason."""
+    from rich.text import Text
+
+    from common.console import one_line
+
     missing: dict[tuple[str, str], list[str]] = {}
-    for cell in summary["cells"]:
+    for cell in cells:
         if cell["unavailable"] is not None:
             missing.setdefault((cell["embedder"], cell["unavailable"]), []).append(cell["chunking"])
     for (embedder, reason), chunkings in missing.items():

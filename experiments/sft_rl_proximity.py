@@ -359,46 +359,48 @@ def summarise(
     """What `summary.json` holds, and the tests."""
     from collections import Counter
 
-    from common.answer_proximity import (
-        EQUAL,
-        FORMS,
-        by_stratum,
-        four_questions,
-        heterogeneity,
-        stratified_gaps,
-        verdicts,
-    )  # fmt: skip
+    from common.answer_proximity import by_stratum, four_questions, verdicts
     from common.families import as_rows
 
     settings: SftRlConfig = job.config.sft_rl
-    draws = draws_of(settings)
+    draws, told = draws_of(settings), answered.strata
     tests = four_questions(answers, draws)
-    strata, spreads = [], []
-    if answered.strata is not None:
-        strata = by_stratum(answers, answered.strata, settings.smallest_stratum, draws)
-        if len(set(answered.strata)) > 1:
-            gaps = stratified_gaps(answers, FORMS.index(EQUAL))
-            spreads = [asdict(heterogeneity(name, gap, answered.strata, draws)) for name, gap in gaps]
+    strata = [] if told is None else by_stratum(answers, told, settings.smallest_stratum, draws)
     summary = {
         "questions": len(answered.questions),
         "left_out": dict(Counter(reason for *_, reason in answered.left_out)),
-        "pools": {
-            name: {
-                "chunks": len(corpus.of_stage(place)),
-                "pool": corpus.pool_size(measuring(job).config.similarity),
-                "held_out_texts": found.held_out[place],
-                "rollouts": name == answers.rollouts,
-            }
-            for place, name in enumerate(answers.pools)
-        },
+        "pools": _pool_facts(job, corpus, answers, found),
         "ngram": settings.ngram,
         "levels": levels(answers, draws),
         "verdicts": [asdict(each) for each in verdicts(tests)],
         "tests": as_rows(tests),
         "strata": as_rows(strata),
-        "heterogeneity": spreads,
+        "heterogeneity": [] if told is None else _spreads(answers, told, draws),
     }
     return summary, [*tests, *strata]
+
+
+def _pool_facts(job: Job, corpus: Corpus, answers: Answers, found: Distances) -> dict[str, dict[str, Any]]:
+    """Sizes of every pool, and whether it is the RL model's own rollouts."""
+    return {
+        name: {
+            "chunks": len(corpus.of_stage(place)),
+            "pool": corpus.pool_size(job.config.similarity),
+            "held_out_texts": found.held_out[place],
+            "rollouts": name == answers.rollouts,
+        }
+        for place, name in enumerate(answers.pools)
+    }
+
+
+def _spreads(answers: Answers, strata: Sequence[str], draws: Draws) -> list[dict[str, Any]]:
+    """Whether gaps between models differ between strata; nothing where there is one."""
+    from common.answer_proximity import EQUAL, FORMS, heterogeneity, stratified_gaps
+
+    if len(set(strata)) < 2:
+        return []
+    gaps = stratified_gaps(answers, FORMS.index(EQUAL))
+    return [asdict(heterogeneity(name, gap, strata, draws)) for name, gap in gaps]
 
 
 def levels(answers: Answers, draws: Draws) -> list[dict[str, Any]]:

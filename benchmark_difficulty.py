@@ -256,7 +256,11 @@ def read_answers(settings: DifficultyConfig, cache_dir: Path) -> list[ModelAnswe
 
 
 def compute_answers(job: Job) -> int:
-    """Ask and read every answer; returns their number, missing ones left out."""
+    """Ask and read every answer; returns their number, missing ones left out.
+
+    Raises:
+        UserError: there is no answer.
+    """
     from common.difficulty_answers import answer_table, check_same_questions
 
     answers = [*asked(job), *read_answers(job.config.difficulty, job.cache_dir)]
@@ -308,7 +312,11 @@ ANSWERS = Stage(
 
 
 def compute(job: Job) -> int:
-    """Grade every answer and estimate every question's difficulty; returns the number of questions."""
+    """Grade every answer and estimate every question's difficulty; returns the number of questions.
+
+    Raises:
+        UserError: a model has no answer that can be graded.
+    """
     import numpy as np
 
     from common.difficulty import difficulties, grades_of

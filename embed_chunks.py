@@ -213,6 +213,9 @@ def embed_with(job: Job, make: Callable[[Job], Embedder]) -> int:
     Args:
         make: importable by name, as the workers of `common.engines` are. Called here first (what is fitted, is fitted
             and saved here), then once by each worker.
+
+    Raises:
+        UserError: there is no chunk to embed.
     """
     chunks = job.inputs["chunks"]
     if not chunks.rows:

@@ -96,7 +96,11 @@ def gather_texts(job: Job) -> Texts:
 
 
 def gsm8k_samples(config: Config, cache_dir: Path) -> list[GSM8KSample]:
-    """The questions with their worked answers, in order."""
+    """The questions with their worked answers, in order.
+
+    Raises:
+        UserError: there is none.
+    """
     from common.samples import GSM8KSample
 
     found = read_samples(questions_of(config), cache_dir).found

@@ -75,7 +75,11 @@ def benchmark_content(config: Config, cache_dir: Path) -> Mapping[str, str]:
 
 
 def compute_benchmarks(job: Job) -> int:
-    """Read every benchmark; returns the number of questions."""
+    """Read every benchmark; returns the number of questions.
+
+    Raises:
+        UserError: a benchmark holds no question that can be read.
+    """
     from common.benchmark_table import question_table
     from common.benchmarks import UnreadableQuestion, read_benchmark, resolve_benchmarks
 
@@ -205,7 +209,11 @@ def shuffled_copies(job: Job, asked: Asked) -> Null:
 
 
 def compute_contamination(job: Job) -> int:
-    """Both sides, the leaks, the figures and the page; returns the number of contaminated questions."""
+    """Both sides, the leaks, the figures and the page; returns the number of contaminated questions.
+
+    Raises:
+        UserError: no question, or no chunk, has a vector.
+    """
     from common.benchmark_scores import Scored, Stored
     from common.benchmark_search import nearest_chunks, score_stage
 

@@ -377,7 +377,11 @@ def _no_documents(stats: Sequence[SourceStats]) -> UserError:
 
 
 def prepare(job: Job) -> int:
-    """Stage every source, decide what becomes of every row, write documents, dropped rows and counts."""
+    """Stage every source, decide what becomes of every row, write documents, dropped rows and counts.
+
+    Raises:
+        UserError: the sources hold no row, or none of their rows is kept.
+    """
     from common.fates import SourceStats, count
     from common.staged_rows import opened
 

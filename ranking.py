@@ -70,7 +70,11 @@ class RankScores:
     queries: int
 
     def percentile(self, strategy: AggregationStrategy) -> Float64[np.ndarray, " rows"]:
-        """Share of the corpus that stands before a chunk on average (or at best), in [0, 1); 0 is the nearest."""
+        """Share of the corpus that stands before a chunk on average (or at best), in [0, 1); 0 is the nearest.
+
+        Raises:
+            ValueError: the strategy has no ranks.
+        """
         ranks = {"rank_max": self.rank_max, "rank_mean": self.rank_mean}
         if strategy not in ranks:
             raise ValueError(f"percentile of '{strategy}': only rank_max and rank_mean are ranks")

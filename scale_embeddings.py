@@ -351,7 +351,11 @@ def score_table(
 
 
 def compute(job: Job) -> int:
-    """Embed the sample, learn, check, apply to every chunk; returns the number of chunks."""
+    """Embed the sample, learn, check, apply to every chunk; returns the number of chunks.
+
+    Raises:
+        UserError: the corpus holds no chunk.
+    """
     import numpy as np
 
     from common.cheap_scores import require_fasttext
@@ -466,6 +470,7 @@ def print_summary(found: Mapping[str, Any], console: Console) -> None:
 
 
 def summary_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What was embedded, learned and saved, a line each."""
     labels, held, quality = found["labels"], found["held_out"], found["quality"]
     yield (
         f"embedded  {labels['chunks']:,} of {found['chunks']:,} chunks to learn from ({labels['share']:.1%}), "

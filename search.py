@@ -428,6 +428,7 @@ NEIGHBOURS = Stage(
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    """This script's own options."""
     parser.add_argument(
         "--query", action="append", default=[], metavar="TEXT", help="search for this text; repeatable; - reads stdin"
     )
@@ -453,7 +454,11 @@ def asked_texts(args: Namespace) -> list[str]:
 
 
 def read_queries(path: Path) -> list[str]:
-    """Queries of a file: the `text` of each row of a `.jsonl`, else the lines; blank lines are skipped."""
+    """Queries of a file: the `text` of each row of a `.jsonl`, else the lines; blank lines are skipped.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no query, or a row of it has no text.
+    """
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -100,7 +100,11 @@ class SelectedRows(ShardedArray):
             yield start, self.whole.take(self.rows[start : start + rows])
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
-        """Copies of the rows at `indices`, in that order."""
+        """Copies of the rows at `indices`, in that order.
+
+        Raises:
+            IndexError: one is negative, or beyond the last row.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and int(indices.min()) < 0:
             raise IndexError(f"row {int(indices.min())} of an array of {len(self)} rows")
@@ -135,7 +139,11 @@ class RowRange(ShardedArray):
                 yield start + (mine.start + at) - self.first, shard[at : at + rows]
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
-        """Copies of the rows at `indices`, in that order."""
+        """Copies of the rows at `indices`, in that order.
+
+        Raises:
+            IndexError: one is negative, or beyond the last row.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         outside = indices[(indices < 0) | (indices >= len(self))]
         if len(outside):

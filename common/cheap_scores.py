@@ -379,6 +379,7 @@ class FastTextModel:
     model: Any
 
     def predict(self, texts: Sequence[str]) -> Float64[np.ndarray, " texts"]:
+        """The chance of the label `top` of every text, in [0, 1]."""
         # `model.predict` of version 0.9.2 fails under numpy 2; what it wraps does not.
         found = (
             {label: chance for chance, label in self.model.f.predict(_line(text), 2, 0.0, "strict")} for text in texts

@@ -131,7 +131,11 @@ class ClusterTree:
         return self._of(self.metadata, cluster_id, "metadata")
 
     def embeddings_of(self, cluster_id: str) -> Float[np.ndarray, "members dims"]:
-        """The vectors of a node's members, noise included, by row."""
+        """The vectors of a node's members, noise included, by row.
+
+        Raises:
+            ValueError: the tree was built without them.
+        """
         if self.embeddings is None:
             raise ValueError("the tree was built without embeddings")
         return self.embeddings[self.node(cluster_id).indices]

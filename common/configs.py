@@ -39,7 +39,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def build(root: type, plain: object, origin: str) -> Any:
-    """Check `plain` against the dataclass `root` and construct it with dacite."""
+    """Check `plain` against the dataclass `root` and construct it with dacite.
+
+    Raises:
+        ConfigError: a name or value that the dataclass does not take; with where it stands.
+    """
     import dacite
 
     conformed = conform(root, plain, "", origin)
@@ -115,7 +119,11 @@ def to_plain(value: Any) -> Any:
 
 
 def apply_override(root: type, plain: Any, override: str, origin: str) -> Any:
-    """A copy of `plain` with one `section.field=value` set; list items are named by position."""
+    """A copy of `plain` with one `section.field=value` set; list items are named by position.
+
+    Raises:
+        ConfigError: it is not written so, names no setting, or the value is none.
+    """
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise ConfigError(f"'{override}': an override is written section.field=value")

@@ -58,6 +58,7 @@ class InvertedLists:
 
     @classmethod
     def of(cls, rows: csr_array) -> InvertedLists:
+        """From rows of questions by bucket."""
         used, entry = np.unique(rows.indices, return_inverse=True)
         number = np.full(BUCKETS, -1, dtype=np.int32)
         number[used] = np.arange(len(used))

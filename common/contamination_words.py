@@ -143,7 +143,11 @@ class Passages:
         return [number_of(token) for token in self.vocabulary]
 
     def view(self, name: str) -> Grams:
-        """The features of every passage in one of `VIEWS`."""
+        """The features of every passage in one of `VIEWS`.
+
+        Raises:
+            ValueError: there is no such view.
+        """
         if name == "words":
             return self._sequence([token.casefold() for token in self.vocabulary], pairs=True)
         if name == "stems":

@@ -305,7 +305,11 @@ class LeftOut:
 
 
 def left_out(by_model: Float[np.ndarray, "questions models"], models: Sequence[str]) -> list[LeftOut]:
-    """Does difficulty by the others tell which questions a model gets wrong? None where it is always right or wrong."""
+    """Does difficulty by the others tell which questions a model gets wrong? None where it is always right or wrong.
+
+    Raises:
+        ValueError: there are not as many names as columns.
+    """
     dims = check_shape("by_model", by_model, "questions models")
     if dims["models"] != len(models):
         raise ValueError(f"models: {len(models)} names for {dims['models']} columns")

@@ -69,6 +69,7 @@ def trust_lines(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def agreement_line(agreed: Mapping[str, Any]) -> str:
+    """How our grades agree with given ones, in a line."""
     kappa = "" if agreed["kappa"] is None else f", kappa {agreed['kappa']:.3f}"
     return (
         f"our grades and those that came with the answers: {agreed['agree']:,} of {agreed['compared']:,} agree "

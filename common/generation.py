@@ -443,6 +443,7 @@ class _Desk:
         self.hand_out(call.key, outcome, cached=False)
 
     def hand_out(self, key: bytes, outcome: Answer | Failure, *, cached: bool) -> None:
+        """Give an outcome to every call that waits for it."""
         for position in self.waiting[key]:
             self.done[position] = rollout = make_rollout(self.calls[position], outcome, self.settings, cached=cached)
             if self.bar:

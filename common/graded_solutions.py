@@ -32,7 +32,11 @@ def models_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def rollouts_of_row(row: Mapping[str, Any], number: int) -> Iterator[Rollout]:
-    """A rollout for each model; `metadata` holds `reference` (the ground truth) and `is_correct`."""
+    """A rollout for each model; `metadata` holds `reference` (the ground truth) and `is_correct`.
+
+    Raises:
+        UserError: a solution is no text, or a verdict neither true nor false.
+    """
     question = without_surrogates(row["question"])
     for model in models_of(row):
         solution, verdict = row[model]["solution"], row[model]["is_correct"]

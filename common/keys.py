@@ -15,7 +15,12 @@ from typing import Any
 
 
 def canonical(value: object) -> object:
-    """`value` as plain JSON types; refuses what has no single written form."""
+    """`value` as plain JSON types; refuses what has no single written form.
+
+    Raises:
+        TypeError: a type that has no place in a key, or a name that is no text.
+        ValueError: NaN or infinity.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return keyed_settings(value)
     if isinstance(value, Mapping):

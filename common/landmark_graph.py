@@ -53,6 +53,9 @@ def nearest_landmarks(
 
     Returns:
         Places in `landmarks`, and the inner products.
+
+    Raises:
+        ValueError: k is not between 1 and the number of landmarks less one.
     """
     from common.graph_kernels import keep_largest
 

@@ -139,7 +139,11 @@ class Scorer:
     def prepare_rows(
         self, vectors: Float[np.ndarray, "n dims"], numbers: Sequence[int] | Int64[np.ndarray, " n"]
     ) -> Operand:
-        """`prepare` for a block of rows; a message names an unusable one by its number in the corpus."""
+        """`prepare` for a block of rows; a message names an unusable one by its number in the corpus.
+
+        Raises:
+            UnusableVector: as of `prepare`.
+        """
         try:
             return self.prepare(vectors, "row", query=False)
         except UnusableVector as error:

@@ -328,7 +328,11 @@ def blocks(documents: Iterable[str], words: int = BLOCK_WORDS) -> Iterator[list[
 
 
 def passage(text: str, start: int, words: int) -> str:
-    """The characters from word `start` on, `words` words long, as they stand in the text; for showing a shared span."""
+    """The characters from word `start` on, `words` words long, as they stand in the text; for showing a shared span.
+
+    Raises:
+        ValueError: the text has fewer words.
+    """
     spans = raw_word_spans(text)
     if words < 1 or not 0 <= start <= len(spans) - words:
         raise ValueError(f"{words} words from word {start} on: the text has {len(spans)}")

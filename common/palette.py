@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.assignment import ancestors
@@ -13,6 +13,9 @@ from common.taxonomy import Taxonomy, TaxonomyNode, measure, measures_of
 COLOURS = ("#413fd2", "#f25e07", "#01a58c", "#591d08", "#7e87fd", "#046e84", "#ab361c", "#052e69")
 # A measure from low to high: lightness falls all the way, so the order is seen by every eye and in grey.
 RAMP = ("#c99a1c", "#d2622f", "#b3305f", "#6f2484", "#1d1147")
+# The pages' dark theme: on a dark ground the kinds are lighter, and a measure grows lighter.
+DARK_COLOURS = ("#82a7fe", "#fa8f16", "#19cba6", "#df433b", "#ffe72c", "#0b919a", "#915af3", "#69faff")
+DARK_RAMP = ("#6f54ae", "#b8478c", "#e56161", "#f9a63c", "#fdf5a6")
 INK, SOFT, GREY, PAPER = "#1d2026", "#5b616e", "#b3b0a8", "#ffffff"
 
 
@@ -22,42 +25,49 @@ def mixed(colour: str, other: str, part: float) -> str:
     return "#" + "".join(f"{round(part * one + (1 - part) * two):02x}" for one, two in pairs)
 
 
-def ramp_colour(part: float) -> str:
-    """The colour of the ramp at `part` of its length, 0 to 1."""
-    at = min(max(part, 0.0), 1.0) * (len(RAMP) - 1)
-    low = min(int(at), len(RAMP) - 2)
-    return mixed(RAMP[low + 1], RAMP[low], at - low)
+def ramp_colour(part: float, ramp: Sequence[str] = RAMP) -> str:
+    """The colour of a ramp at `part` of its length, 0 to 1."""
+    at = min(max(part, 0.0), 1.0) * (len(ramp) - 1)
+    low = min(int(at), len(ramp) - 2)
+    return mixed(ramp[low + 1], ramp[low], at - low)
 
 
 @dataclass(frozen=True)
 class Paint:
-    """What a colour stands for: top-level clusters, or a measure from `low` to `high` (then `title` names it)."""
+    """What a colour stands for: top-level clusters, or a measure from `low` to `high` (then `title` names it).
+
+    `dark`: the colours stand on a dark ground.
+    """
 
     groups: Mapping[str, int]
     key: str = "cluster"
     title: str = ""
     low: float = 0.0
     high: float = 1.0
+    dark: bool = False
 
     @staticmethod
-    def of(taxonomy: Taxonomy, key: str) -> Paint:
+    def of(taxonomy: Taxonomy, key: str, *, dark: bool = False) -> Paint:
+        """The colours of clusters, or of a measure over the range that it has in this tree."""
         groups = {node.path: number for number, node in enumerate(taxonomy.children()[ROOT_ID])}
         if key == "cluster":
-            return Paint(groups)
+            return Paint(groups, dark=dark)
         values = [value for node in taxonomy.clusters if (value := measure(node, key)) is not None]
         title = next(each.title for each in measures_of(taxonomy) if each.key == key)
         low = 0.0 if key == "noise_share" else min(values)
-        return Paint(groups, key, title, low, max(values))
+        return Paint(groups, key, title, low, max(values), dark)
 
     def colour(self, node: TaxonomyNode) -> str:
         """A cluster's colour; grey for the root and where it has no value."""
         if self.key == "cluster":
             group = self.group(node.path)
-            return GREY if group is None else COLOURS[group % len(COLOURS)]
+            colours = DARK_COLOURS if self.dark else COLOURS
+            return GREY if group is None else colours[group % len(colours)]
         value = measure(node, self.key)
         if value is None or node.path == ROOT_ID:
             return GREY
-        return ramp_colour((value - self.low) / (self.high - self.low) if self.high > self.low else 0.5)
+        part = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return ramp_colour(part, DARK_RAMP if self.dark else RAMP)
 
     def group(self, path: str) -> int | None:
         """The number of the top-level cluster that a path lies in."""

@@ -40,6 +40,9 @@ def add_ranks(
         best: the smallest rank so far.
         total: the sum of ranks so far.
         exact: whether rows of one bin are told apart.
+
+    Raises:
+        ValueError: there are more than 2^31 - 2 rows.
     """
     if scores.shape[1] >= np.iinfo(np.int32).max:
         raise ValueError(f"{scores.shape[1]} rows; ranks of more than 2^31 - 2 rows do not fit their type")

@@ -143,7 +143,11 @@ def _bare_suffix(path: Path) -> str:
 
 
 def format_of(file: SourceFile, reader: FilesReader) -> str:
-    """The stated format, or the one its suffix stands for."""
+    """The stated format, or the one its suffix stands for.
+
+    Raises:
+        ConfigError: the suffix stands for none.
+    """
     if reader.format != "auto":
         return reader.format
     found = SUFFIXES.get(_bare_suffix(file.path))

@@ -89,7 +89,11 @@ def columns_of(rule: TextRule) -> tuple[str, ...]:
 
 
 def lookup(row: Mapping[str, object], column: str) -> object:
-    """A column's value; `a.b` also reaches into a nested table when no column is called `a.b`, null in a null one."""
+    """A column's value; `a.b` also reaches into a nested table when no column is called `a.b`, null in a null one.
+
+    Raises:
+        MissingColumn: there is no such column.
+    """
     if column in row:
         return row[column]
     value: object = row
@@ -115,7 +119,11 @@ def has_column(row: Mapping[str, object], column: str) -> bool:
 
 
 def as_text(value: object, column: str) -> str:
-    """Strings as they are, numbers as written, null as nothing; a list or table is an error, never guessed at."""
+    """Strings as they are, numbers as written, null as nothing; a list or table is an error, never guessed at.
+
+    Raises:
+        RowError: the value is a list or a table.
+    """
     if isinstance(value, str):
         return value
     if value is None:
@@ -155,7 +163,11 @@ def _fill(template: str, row: Mapping[str, object]) -> str:
 
 
 def conversation(messages: object) -> list[Turn]:
-    """A `messages` value as turns, a leading system message merged into the first user turn."""
+    """A `messages` value as turns, a leading system message merged into the first user turn.
+
+    Raises:
+        RowError: it is no list of messages with roles and contents, or its system message stands alone.
+    """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
         raise RowError(f"the conversation is {_a(messages)}, not a list of messages")
     turns = [_turn(message) for message in messages]
@@ -233,6 +245,9 @@ def choice_turns(question: object, choices: object, answer: object) -> list[Turn
     Letters are the row's own labels where `choices` is `{text, label}` (ARC; some are "1".."4" and stay so), else
     A, B, C ... A string answer is looked up among the letters first; a whole number, or digits that are no letter,
     is the position from 0. Where the labels are whole numbers, a whole number is a label.
+
+    Raises:
+        RowError: a value is not what its column should hold, or the answer is none of the choices.
     """
     options, letters = _options(choices)
     labels = choices.get("label") if isinstance(choices, Mapping) else None

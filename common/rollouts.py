@@ -161,7 +161,11 @@ def from_dict(record: Mapping[str, Any]) -> Rollout:
 
 
 def decoded(kind: type, record: Mapping[str, Any]) -> Any:
-    """A dataclass of this module from plain JSON types."""
+    """A dataclass of this module from plain JSON types.
+
+    Raises:
+        ValueError: a field is missing, unknown, or of another type.
+    """
     import dacite
 
     try:

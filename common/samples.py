@@ -61,6 +61,7 @@ class GSM8KSample:
 
     @property
     def messages(self) -> tuple[Message, ...]:
+        """The question, as the user's message."""
         return (Message("user", self.question),)
 
     @property
@@ -87,6 +88,7 @@ class BenchmarkSample:
 
     @property
     def messages(self) -> tuple[Message, ...]:
+        """The question as one message of the user, its choices lettered."""
         lines, choices = [self.question.text], self.question.choices
         if choices:
             lines += ["", *(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False))]

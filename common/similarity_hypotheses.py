@@ -88,6 +88,7 @@ class Column:
         return np.array([place[question] for question in questions], dtype=np.int64)
 
     def take(self, rows: Int64[np.ndarray, " n"] | Bool[np.ndarray, " n"]) -> Column:
+        """Some of the texts."""
         chosen = np.arange(len(self.questions))[rows].tolist()
         return Column(
             tuple(self.questions[row] for row in chosen),

@@ -117,7 +117,11 @@ class Session:
         return Progress(getattr(self.config, "progress", True))
 
     def step(self, stage: Stage) -> Step:
-        """The step of a stage under this config; its key follows from settings and upstream keys."""
+        """The step of a stage under this config; its key follows from settings and upstream keys.
+
+        Raises:
+            ValueError: what a stage reads from outside is named like an upstream stage.
+        """
         if stage.name not in self._steps:
             upstream = {item.name: self.step(item).key for item in self.upstream(stage)}
             outside = dict(stage.content(self.config, self.store.cache_dir))

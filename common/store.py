@@ -390,6 +390,9 @@ class Store:
         """Write the manifest, rename the folder into place, and open it.
 
         Scratch files and notes go only after the manifest is there: a run that dies before must find all of them.
+
+        Raises:
+            RuntimeError: the stage wrote no file.
         """
         files = {name: _file_entry(part.path / name) for name in part.finished_names() if not is_scratch(name)}
         if not files:

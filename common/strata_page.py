@@ -25,6 +25,7 @@ def ends(interval: Mapping[str, float] | None, form: str = ".3f") -> str:
 
 
 def lead(summary: Mapping[str, Any]) -> str:
+    """Which score was read and how, in a sentence."""
     score = summary["score"]
     near = f"{score['near']} is near"
     limit = "" if score["threshold"] is None else f"; {flag_word(summary)} from {score['threshold']:g} on"
@@ -56,6 +57,7 @@ def _whole(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tier_bounds(summary: Mapping[str, Any]) -> str:
+    """The difficulties of every tier, in a line."""
     bounds = [
         f"{each['name']} {each['low']:.2f}" + (f" to {each['high']:.2f}" if each["high"] > each["low"] else "")
         for each in summary["tiers"]
@@ -81,6 +83,7 @@ def trend_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def flag_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """The trend of flagged shares over the tiers, a line for each stage."""
     for stage in summary["stages"]:
         found = stage["contaminated_trend"]
         if found:

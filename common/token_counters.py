@@ -564,7 +564,11 @@ class ModelFiles:
         return model_file(self.model, self.revision, name)
 
     def json(self, name: str) -> Any:
-        """A JSON file of the model; an empty dict when it is not there."""
+        """A JSON file of the model; an empty dict when it is not there.
+
+        Raises:
+            UserError: it is not JSON.
+        """
         path = self.path(name)
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path else {}

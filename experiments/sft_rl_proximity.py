@@ -298,7 +298,11 @@ def _only(answered: Answered, told: np.ndarray) -> Answered:
 
 
 def compute(job: Job) -> int:
-    """Read, measure, test, draw; returns the number of questions that are compared."""
+    """Read, measure, test, draw; returns the number of questions that are compared.
+
+    Raises:
+        ConfigError: the settings compare nothing, or the corpus is the RL model's rollouts alone.
+    """
     from common.similarity_corpus import load_corpus
 
     settings: SftRlConfig = job.config.sft_rl

@@ -385,11 +385,11 @@ def test_character_windows_part_no_grapheme_that_fits(text, max_chars):
 # --- size ----------------------------------------------------------------------------------------------------
 
 
-def ten_megabytes(kind: str) -> str:
+def megabytes(kind: str, count: int = 3) -> str:
     words = PROSE.split() if kind == "spaces" else ["中文", "abc", "é", "x1"]
     separator = " " if kind == "spaces" else ""
     sample = separator.join(random.Random(1).choices(words, k=40_000)) + separator
-    return (sample * (10_000_000 // len(sample) + 1))[:10_000_000]
+    return (sample * (count * 1_000_000 // len(sample) + 1))[: count * 1_000_000]
 
 
 def assert_large(text: str, config: ChunkingConfig, counter) -> None:
@@ -411,12 +411,12 @@ def assert_large(text: str, config: ChunkingConfig, counter) -> None:
 
 @pytest.mark.parametrize("kind", ["spaces", "none"])
 @pytest.mark.parametrize("strategy", ["paragraph", "fixed_chars"])
-def test_ten_megabytes_on_one_line_by_characters(kind, strategy):
-    assert_large(ten_megabytes(kind), ChunkingConfig(strategy=strategy), None)
+def test_megabytes_on_one_line_by_characters(kind, strategy):
+    assert_large(megabytes(kind), ChunkingConfig(strategy=strategy), None)
 
 
-def test_ten_megabytes_on_one_line_by_tokens(counters):
-    assert_large(ten_megabytes("spaces"), ChunkingConfig(), counters["wordpiece"])
+def test_megabytes_on_one_line_by_tokens(counters):
+    assert_large(megabytes("spaces"), ChunkingConfig(), counters["wordpiece"])
 
 
 @pytest.mark.slow
@@ -433,4 +433,4 @@ def test_ten_megabytes_on_one_line_by_tokens(counters):
     ],
 )
 def test_ten_megabytes_on_one_line_by_every_tokenizer(kind, strategy, counter, counters):
-    assert_large(ten_megabytes(kind), ChunkingConfig(strategy=strategy), counters[counter])
+    assert_large(megabytes(kind, 10), ChunkingConfig(strategy=strategy), counters[counter])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -333,7 +331,7 @@ from config import *
 config = Config(
     name="killed",
     prepare=PrepareConfig(
-        sources=(SourceConfig(name="own", reader=FilesReader(paths=({path!r},)), sample_documents=9_000),),
+        sources=(SourceConfig(name="own", reader=FilesReader(paths=({path!r},)), sample_documents=5_000),),
         near_dedup=True,
     ),
     data_dir={data!r},
@@ -344,23 +342,23 @@ config = Config(
 def prepare_command(tmp_path: Path, data: str, *flags: str) -> list[str]:
     config = tmp_path / f"{data}.py"
     config.write_text(CONFIG.format(path=str(tmp_path / "big.jsonl"), data=str(tmp_path / data)))
-    return [sys.executable, "prepare_data.py", str(config), *flags]
+    return ["prepare_data.py", str(config), *flags]
+
+
+def run_command(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], check=check, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_command_killed_for_real_and_run_again(tmp_path):
-    jsonl(tmp_path / "big.jsonl", *(prose(number, 12) for number in range(13_000)))
-    quiet: dict[str, Any] = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    whole = subprocess.run(prepare_command(tmp_path, "whole", "--json"), check=True, **quiet)
-    running = subprocess.Popen(prepare_command(tmp_path, "data"), **quiet)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "data").glob("documents/*.part/scratch/000-00001.parquet")):
-        assert running.poll() is None, running.stderr
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(running.pid, signal.SIGKILL)
-    running.communicate()
+    jsonl(tmp_path / "big.jsonl", *(prose(number, 12) for number in range(8_000)))
+    whole = run_command(*prepare_command(tmp_path, "whole", "--json"))
+    killed = run_command(
+        "tests/killed_at.py", "000-00001.parquet", "after", *prepare_command(tmp_path, "data"), check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list((tmp_path / "data").glob("documents/*.part/scratch/000-00001.parquet"))
     assert not list((tmp_path / "data").glob("documents/*/manifest.json"))
-    again = subprocess.run(prepare_command(tmp_path, "data", "--json"), check=True, **quiet)
+    again = run_command(*prepare_command(tmp_path, "data", "--json"))
     assert json.loads(again.stdout)["result"] == json.loads(whole.stdout)["result"]
     assert manifest(tmp_path / "data")["files"] == manifest(tmp_path / "whole")["files"]
     assert manifest(tmp_path / "data")["resumed_files"] >= 2
@@ -373,13 +371,13 @@ def manifest(data: Path) -> dict:
 
 def test_the_command_prints_a_table_and_its_errors_are_one_line(tmp_path):
     jsonl(tmp_path / "big.jsonl", prose(1), prose(1), prose(2))
-    done = subprocess.run(prepare_command(tmp_path, "data"), cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run_command(*prepare_command(tmp_path, "data"))
     assert "1 exact_duplicate" in done.stdout
     assert "next:   uv run embed_chunks.py" in done.stdout
-    cached = subprocess.run(prepare_command(tmp_path, "data"), cwd=ROOT, capture_output=True, text=True, check=True)
+    cached = run_command(*prepare_command(tmp_path, "data"))
     assert "cached" in cached.stdout
     (tmp_path / "big.jsonl").write_text('{"text": "x"}\n{oops\n')
-    failed = subprocess.run(prepare_command(tmp_path, "data"), cwd=ROOT, capture_output=True, text=True, check=False)
+    failed = run_command(*prepare_command(tmp_path, "data"), check=False)
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
     assert "big.jsonl:2: not JSON" in failed.stderr

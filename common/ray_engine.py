@@ -4,10 +4,10 @@ The cluster is the one that RAY_ADDRESS names (environment or `.env`), else one 
 lives as long as this process. The data folder must be one that every node sees: a shared path, or a URL. Our code
 travels (the files that git tracks); its packages must be installed on the nodes: `uv sync --extra ray`.
 
-Shards that are descriptions go to the actors as they are (`common.ray_pool`). Where they hold data that is read on the
-cluster, Ray Data streams it: blocks stay in the object store, with its back-pressure, and an actor gets a reference to
-one. Actors are not Ray Data's: in its pools a shard of 0.16 CPU-s cost 0.1 more (its scheduling loop, and its actors
-that count, scale and locate). Nothing of `ray[llm]` is used: that pins an old vllm, and waits in silence for a GPU.
+Shards that are descriptions go to actors of our own (`common.ray_pool`): in Ray Data's pools a shard of 0.16 CPU-s cost
+0.1 to 0.2 more (its scheduling loop, its actors that count, scale and locate, its threads that measure). Where shards
+hold data, a corpus that is read on the cluster, Ray Data streams it: `map_batches` from readers to actors, with its
+back-pressure. Nothing of `ray[llm]` is used: that pins an old vllm, and waits in silence for a GPU.
 """
 
 from __future__ import annotations
@@ -20,22 +20,28 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.console import say
 from common.engines import (
+    MOST_TRIES,
     MakeReader,
     MakeWorker,
+    Receiver,
     RemoteWorker,
     Reply,
     Result,
     Shard,
     Source,
+    died_too_often,
+    done_again,
     pack,
     packed_reply,
     travelling,
@@ -43,7 +49,7 @@ from common.engines import (
 )
 from common.errors import UserError
 from common.provenance import PROJECT_ROOT
-from common.ray_pool import STUCK_MINUTES, WAIT_SECONDS, ActorPool, Task
+from common.ray_pool import LOST, STUCK_MINUTES, WAIT_SECONDS, ActorPool, Task
 from common.stages import Job
 from common.store import TEMPORARY, Artifact, Part
 
@@ -77,9 +83,10 @@ def map_on_ray(
 ) -> Iterator[tuple[Shard, Result]]:
     """As `common.engines.map_shards`, on a cluster; at most `workers` at a time, as many as get a CPU (and GPUs)."""
     connect(workers)
-    tasks = (Task(shard, pack(shard), shown=partial(_itself, shard)) for shard in shards)
+    tasks = (Task(shard, pack(shard)) for shard in shards)
     with _run_of(job) as run, _errors_in_a_line():
-        pool = ActorPool(_actors_of(run, make_worker, _gpus(device, gpus)), workers)
+        actors = _actors_of(_Making(pack((run.job, make_worker)), run), _gpus(device, gpus))
+        pool = ActorPool(actors, workers)
         yield from pool.results(tasks)
 
 
@@ -96,18 +103,17 @@ def stream_on_ray(
     """
     connect(workers)
     with _run_of(job) as run, _errors_in_a_line():
-        blocks = _blocks(_Making(pack((run.job, make_reader)), run), sources, workers)
-        tasks = (Task(None, block, shown=partial(_shard_in, block)) for block in blocks)
-        for _, result in ActorPool(_actors_of(run, make_worker, 0), workers).results(tasks):
-            yield result
+        reader, worker = (_Making(pack((run.job, make)), run) for make in (make_reader, make_worker))
+        receiver = Receiver()
+        for row in _replies(reader, sources, worker, workers).iter_rows():
+            yield receiver.result(unpack(row["reply"]))
 
 
-def _itself(shard: Shard) -> Shard:
-    return shard
+def _replies(reader: _Making, sources: Sequence[Source], worker: _Making, workers: int) -> Any:
+    """The dataset of replies: by readers, then at most `workers` actors, each with a shard and the next in its queue.
 
-
-def _blocks(reader: _Making, sources: Sequence[Source], workers: int) -> Iterator[Any]:
-    """References to blocks of one shard each; readers wait where too many are not taken yet."""
+    By Ray Data's defaults a lost actor comes back, with the shards it had; `TryCounter` says when that is enough.
+    """
     import ray.data
 
     _set_context()
@@ -121,26 +127,32 @@ def _blocks(reader: _Making, sources: Sequence[Source], workers: int) -> Iterato
         num_cpus=0,
         compute=ray.data.TaskPoolStrategy(size=min(len(sources), workers)),
     )
-    for bundle in dataset.iter_internal_ref_bundles():
-        for block in bundle.blocks:
-            yield block.ref
+    at_first = max(1, min(workers, int(ray.cluster_resources().get("CPU", 1))))
+    return dataset.map_batches(
+        StreamActor,
+        fn_constructor_args=(worker, _try_counter(worker.run)),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=workers, initial_size=at_first, max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=1,
+    )
 
 
-def _shard_in(block: Any) -> object:
-    """The shard in a block, for a message; the block may be lost, with the node that it was on."""
+def _try_counter(run: _Run) -> Any:
+    """Beside the driver, whose end is its end."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(run.node, soft=False)
+    return ray.remote(TryCounter).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _actors_of(making: _Making, gpus: int) -> Callable[[], Any]:
+    """What starts an actor. None is ever restarted by Ray: the pool does it, and counts."""
     import ray
 
-    try:
-        return unpack(_only_row(ray.get(block))["shard"])
-    except ray.exceptions.RayError:
-        return "of a source"
-
-
-def _actors_of(run: _Run, make_worker: MakeWorker[Any, Any], gpus: int) -> Callable[[], Any]:
-    """What starts an actor of a run. None is ever restarted by Ray: the pool does it, and counts."""
-    import ray
-
-    making = _Making(pack((run.job, make_worker)), run)
     options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
     actors = ray.remote(ShardActor).options(scheduling_strategy="SPREAD", **options)
     return partial(actors.remote, making)
@@ -379,10 +391,11 @@ def _set_context() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # A thread of every reader that measures its memory, for a figure nobody looks at.
+    # Else a thread of every task measures its memory all the time, for a figure nobody looks at.
     context.memory_usage_poll_interval_s = None
     # Every shard is a block of its own: small ones would be gathered until there are 128 MB of them.
     context.target_max_block_size = 1
+    context.wait_for_min_actors_s = WAIT_SECONDS
     context.execution_no_progress_timeout_s = STUCK_MINUTES * 60
 
 
@@ -423,7 +436,7 @@ def _node_cache(cache_dir: Path, driver: str) -> Path:
 
 
 class ShardActor:
-    """One worker of a stage."""
+    """One worker of a stage, in a pool of `common.ray_pool`."""
 
     def __init__(self, making: _Making) -> None:
         self._worker = RemoteWorker(making.make)
@@ -431,17 +444,41 @@ class ShardActor:
     def start(self) -> None:
         """Answers once the actor is there."""
 
-    def work(self, shard: bytes | pa.Table) -> bytes:
-        """The packed reply to a packed shard; in a block, that of a reader instead, who could not go on."""
-        if isinstance(shard, bytes):
-            return self._worker(shard)
-        row = _only_row(shard)
-        return row["reply"] or self._worker(row["shard"])
+    def work(self, shard: bytes) -> bytes:
+        """The packed reply to a packed shard."""
+        return self._worker(shard)
 
 
-def _only_row(block: pa.Table) -> dict[str, bytes]:
-    (row,) = block.to_pylist()
-    return row
+class StreamActor:
+    """One worker of a stage, in Ray Data's `map_batches`."""
+
+    def __init__(self, making: _Making, counter: Any) -> None:
+        self._worker, self._counter = RemoteWorker(making.make), counter
+
+    def __call__(self, batch: pa.Table) -> Mapping[str, list[bytes]]:
+        """A table of one shard -> the reply to it; or that of a reader, who could not go on."""
+        (row,) = batch.to_pylist()
+        return {"reply": [row["reply"] or self._answer(row["shard"])]}
+
+    def _answer(self, shard: bytes) -> bytes:
+        import ray
+
+        tries = ray.get(self._counter.begin.remote(blake2b(shard, digest_size=16).digest()))
+        if tries > MOST_TRIES:
+            return pack(Reply(error=died_too_often(unpack(shard), LOST)))
+        return self._worker(shard, note=done_again(unpack(shard), LOST) if tries > 1 else "")
+
+
+class TryCounter:
+    """How often each shard of a stream was begun: a dead worker cannot tell, and Ray Data begins it again unasked."""
+
+    def __init__(self) -> None:
+        self._tries: Counter[bytes] = Counter()
+
+    def begin(self, shard: bytes) -> int:
+        """Count one more try of a shard; returns which it is."""
+        self._tries[shard] += 1
+        return self._tries[shard]
 
 
 def _read(batch: pa.Table, reader: _Making) -> Iterator[Mapping[str, list[Any]]]:

@@ -31,13 +31,12 @@ class Task:
 
     Args:
         shard: what the caller gets back with the result.
-        packed: what an actor gets: bytes, or a reference to a block that holds them.
-        shown: the shard as an error message describes it; only called when an actor has died of it.
+        packed: what an actor gets.
+        deaths: of actors that had it in hand.
     """
 
     shard: Any
-    packed: Any
-    shown: Callable[[], object]
+    packed: bytes
     deaths: int = 0
 
 
@@ -133,12 +132,13 @@ class ActorPool:
 
     def _finished(self) -> Iterator[tuple[Any, Any]]:
         """Wait for the next answer; the shard of an actor that died is given to another."""
+        import ray
         import ray.exceptions as errors
 
         actor = self._answering()
         answer, task = actor.asked[0]
         try:
-            packed = _fetched(answer)
+            packed = ray.get(answer)
         except (errors.RayActorError, errors.OutOfMemoryError, errors.ObjectLostError):
             self._bury(actor)
             return
@@ -182,18 +182,12 @@ class ActorPool:
             return
         tasks[0].deaths += 1
         if tasks[0].deaths == MOST_TRIES:
-            raise died_too_often(tasks[0].shown(), LOST)
-        say(done_again(tasks[0].shown(), LOST))
+            raise died_too_often(tasks[0].shard, LOST)
+        say(done_again(tasks[0].shard, LOST))
 
     def _stop(self) -> None:
         for actor in self._actors:
             _kill(actor)
-
-
-def _fetched(answer: Any) -> Any:
-    import ray
-
-    return ray.get(answer)
 
 
 def _kill(actor: _Actor) -> None:

@@ -50,3 +50,12 @@ def until(page: Any, expression: str) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, f"never came true: {expression}"
         page.wait_for_timeout(20)
+
+
+def pause(page: Any, milliseconds: int) -> None:
+    """Wait by the page's own clock, and for what it draws then: its timers that are due before have run, however slow.
+
+    A wait on this side of the wire may be over before a page of a loaded machine has done anything.
+    """
+    drawn = "requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+    page.evaluate(f"new Promise(done => setTimeout(() => {drawn}, {milliseconds}))")

@@ -24,7 +24,7 @@ from common.stages import Job
 from common.store import Artifact, Part, Store
 from config import Config, EmbeddingConfig
 from report import REPORT, compute_report, gather, placed_outputs, report_settings
-from tests.browser import Visit, until
+from tests.browser import Visit, pause, until
 from tests.report_artifacts import (
     DOCUMENTS_OF_GROUP,
     HOSTILE_NAME,
@@ -506,7 +506,7 @@ def test_hovering_shows_the_text_of_a_point_as_text(page):
 def test_a_tile_zooms_in_and_the_bar_zooms_out(page):
     page.locator("#treemap g.slice", has_text="matrix").first.click(position={"x": 20, "y": 10})
     until(page, "document.getElementById('treemap')._fullData[0].level === '0'")
-    page.wait_for_timeout(900)  # Plotly's zoom takes 750 ms and ignores clicks until it ends
+    pause(page, 900)  # Plotly's zoom takes 750 ms and ignores clicks until it ends
     page.locator("#treemap g.pathbar").first.click()
     until(page, "!document.getElementById('treemap')._fullData[0].level || "
                            "document.getElementById('treemap')._fullData[0].level === 'root'")  # fmt: skip
@@ -539,7 +539,7 @@ def place_of_first_chunk(page: Any) -> list[float]:
 def test_a_tap_shows_the_text_of_a_point_and_a_tap_elsewhere_hides_it(browser, page_file):
     visit = Visit(browser, page_file, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     visit.page.touchscreen.tap(*place_of_first_chunk(visit.page))
-    visit.page.wait_for_timeout(600)  # Plotly takes a quick second tap for a double click
+    pause(visit.page, 600)  # Plotly takes a quick second tap for a double click
     # On a narrow map points overlap, and a finger takes whichever of them is on top.
     assert visit.page.inner_text("#card .text") in {
         " ".join(shorten(printable(text), CONFIG.report.hover_chars).split())

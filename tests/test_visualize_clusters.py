@@ -24,7 +24,7 @@ from common.stages import Job, Session
 from common.store import Artifact, Part, Store
 from common.taxonomy import Taxonomy, is_inside
 from config import Config, VisualizeConfig
-from tests.browser import Visit, until
+from tests.browser import Visit, pause, until
 from tests.report_artifacts import HOSTILE_NAME, HOSTILE_TEXT, UNEMBEDDED_ROW, build, corpus_texts, publish
 from tests.taxonomy_artifacts import annotated, placed, publish_inputs, write_annotations
 from visualize_clusters import (
@@ -325,7 +325,7 @@ def page(opened) -> Iterator[Any]:
 
 def settle(page: Any) -> None:
     """Wait until the views have drawn what was asked of them."""
-    page.wait_for_timeout(250)
+    pause(page, 200)
 
 
 def row(page: Any, path: str) -> Any:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -364,16 +365,17 @@ def test_a_reader_that_meets_a_swap_gets_the_new_artifact(store, monkeypatch):
 def test_a_lock_is_waited_for_and_says_so(store):
     path, waited = store.lock(STEP).lock_file, []
     code = """
-import filelock, sys, time
+import filelock, sys
 with filelock.FileLock(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(1.5)
+    sys.stdin.read()
 """
-    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, path], **pipes) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        lock = store.lock(STEP)
-        acquire(lock, lambda: waited.append(True))
+        lock, let_go = store.lock(STEP), holder.stdin.close
+        acquire(lock, lambda: waited.append(True) or let_go())
     assert lock.is_locked
     assert waited == [True]
     lock.release()

@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from common.cluster_tree import SplitParameters
 from common.density import EXTRAS, Engine, check_engine, density_clusters, projects
 from common.errors import UserError
+from tests.planted import on_one_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = SplitParameters("hdbscan", 20, 10, 15, 8, "cosine", 42)
@@ -107,18 +108,19 @@ print(json.dumps([found.labels.tolist(), found.strength.tolist()]))
 """
 
 
-# Processes compile anew: hdbscan alone on every run, the others with `-m slow`.
+# A process compiles anew: hdbscan alone on every run, the others with `-m slow`.
 @pytest.mark.parametrize("engine", ["hdbscan", *(pytest.param(name, marks=SLOW) for name in ENGINES[1:])])
-def test_fresh_processes_at_one_and_two_threads_agree_byte_for_byte(engine, tmp_path):
+def test_a_fresh_process_with_two_threads_agrees_with_one_thread_here_byte_for_byte(engine, tmp_path):
     """Structureless points as well, on which a race would show."""
     engine_or_skip(engine)
-    np.save(tmp_path / "p.npy", np.concatenate([planted()[0], np.random.default_rng(1).normal(size=(600, 8))]))
-    running = []
-    for threads in ("1", "2"):
-        names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, threads), "PYTHONHASHSEED": threads}
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / "p.npy"), engine]
-        running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE))
-    outputs = [process.communicate()[0] for process in running]
-    assert outputs[0] == outputs[1]
-    assert max(json.loads(outputs[0])[0]) >= 1
+    points = np.concatenate([planted()[0], np.random.default_rng(1).normal(size=(600, 8))])
+    np.save(tmp_path / "p.npy", points)
+    names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = {**os.environ, **dict.fromkeys(names, "2"), "PYTHONHASHSEED": "2"}
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "p.npy"), engine]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+    with on_one_thread():
+        found = density_clusters(points, SplitParameters(engine, 20, 10, 15, 8, "cosine", 42), engine)
+    here = json.dumps([found.labels.tolist(), found.strength.tolist()])
+    assert process.communicate()[0].decode().strip() == here
+    assert found.labels.max() >= 1

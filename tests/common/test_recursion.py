@@ -254,7 +254,9 @@ print(json.dumps(to_json(grow(np.load(sys.argv[1]), ClusteringConfig(**json.load
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_with_two_threads_agrees_with_one_thread_here_byte_for_byte(tmp_path):
+    """Of the recursion alone; on every run test_cluster_corpus shows the same of a whole artifact."""
     np.save(tmp_path / "v.npy", planted(each=25)[0])
     settings = ClusteringConfig(base_pct=0.1, silhouette_threshold=0.9, max_depth=2)
     given = json.dumps({"base_pct": 0.1, "silhouette_threshold": 0.9, "max_depth": 2})

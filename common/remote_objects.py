@@ -75,6 +75,8 @@ def checked_url(text: str) -> str:
         raise ConfigError("data_dir: memory:// is gone with the process that wrote it; name a folder, s3:// or gs://")
     if scheme in READ_ONLY:
         raise ConfigError(f"data_dir: {scheme}:// cannot be written to; name a folder, s3:// or gs://")
+    if not text.isprintable():
+        raise ConfigError("data_dir: a URL may hold no line breaks or other control characters")
     if set("*[]") & set(text):
         raise ConfigError("data_dir: a URL may hold no *, [ or ]: file systems take them for patterns")
     path = (parts.netloc + parts.path).rstrip("/")

@@ -198,6 +198,8 @@ def test_a_local_folder_loads_nothing_of_this(tmp_path):
         ("s3://me:hunter2@bucket/x", "no user, password"),
         ("s3://bucket/x?token=hunter2", "no user, password"),
         ("s3://bucket/run[1]", "patterns"),
+        ("s3://bucket/run\n1", "control characters"),
+        ("s3://bucket/\x1b[31m", "control characters"),
         ("simplecache::s3://bucket/x", "chained"),
         ("file://relative", "from the root"),
         ("nonsense://x/y", "no file system that fsspec knows"),

@@ -19,12 +19,13 @@ from common.dashboard_analysis import (
     DIFFICULTY,
     ERRORS,
     SHIFTS,
+    compare_errors,
     difficulty_view,
     errors_view,
     no_outputs,
     shifts_view,
 )
-from common.dashboard_parts import PLOTLY, plotly_safe, safe, table
+from common.dashboard_parts import PLOTLY, is_dark, is_percent, plotly_safe, safe, table
 from common.html import printable, shorten
 from common.palette import GREY, INK, PAPER, Paint, mixed
 from common.report_page import counted, share
@@ -98,7 +99,7 @@ def show(dashboard: Dashboard) -> None:
     elif view == PICTURES:
         pictures_view(taxonomy, chosen)
     elif view == COMPARE:
-        compare_view(taxonomy, chosen)
+        compare_view(dashboard, chosen)
     elif dashboard.analysis is None:
         no_outputs(view, dashboard.to_annotate)
     else:
@@ -174,7 +175,10 @@ def cluster_card(node: TaxonomyNode, taxonomy: Taxonomy) -> None:
     if node.stopped:
         st.caption(safe(f"not split: {node.stopped}"))
     phrases = zip(node.keyphrases, node.scores, strict=True)
-    table([{"keyphrase": printable(phrase), "score": score} for phrase, score in phrases], score=_bar(node.scores))
+    table(
+        [{"keyphrase": printable(phrase), "score": score} for phrase, score in phrases],
+        columns={"score": _bar(node.scores)},
+    )
     shares_table(node, taxonomy)
     samples("Central texts", node.central, open_=True)
     samples("Texts at random", node.random, open_=False)
@@ -199,7 +203,8 @@ def shares_table(node: TaxonomyNode, taxonomy: Taxonomy) -> None:
         }
         for name, count in root.sources.items()
     ]
-    table(rows, share=st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0))
+    bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
+    table(rows, columns={"share": bar})
 
 
 def samples(title: str, texts: Sequence[Sample], *, open_: bool) -> None:
@@ -230,7 +235,7 @@ def pictures_view(taxonomy: Taxonomy, chosen: Sequence[TaxonomyNode]) -> None:
 
 def tree_figure(taxonomy: Taxonomy, colour: str, kind: str) -> go.Figure:
     """The tree by size; noise is a tile of its own, so that the tiles in a cluster add up to it exactly."""
-    paint, children = Paint.of(taxonomy, colour), taxonomy.children()
+    paint, children = Paint.of(taxonomy, colour, dark=is_dark()), taxonomy.children()
     # Half-way to white names are read on every colour of a kind, in a light and a dark theme.
     part = 0.5 if colour == "cluster" else 1.0
     rows = [
@@ -260,17 +265,18 @@ def hint(node: TaxonomyNode) -> str:
 
 def legend(taxonomy: Taxonomy, colour: str) -> str:
     """What the colours stand for, in words."""
-    paint = Paint.of(taxonomy, colour)
+    paint = Paint.of(taxonomy, colour, dark=is_dark())
     if not paint.title:
         return "A colour for each cluster at the top level; grey: in no cluster."
-    return f"{paint.title}: from {paint.low:.2f} (gold) to {paint.high:.2f} (dark purple); grey: none."
+    low, high = ("purple", "pale yellow") if paint.dark else ("gold", "dark purple")
+    return f"{paint.title}: from {paint.low:.2f} ({low}) to {paint.high:.2f} ({high}); grey: none."
 
 
 def map_figure(
     taxonomy: Taxonomy, chosen: Sequence[TaxonomyNode], colour: str, words: tuple[str, ...]
 ) -> tuple[go.Figure, int]:
     """The map, points outside the filters or without the words faint; and how many points stand out."""
-    points, paint = taxonomy.points, Paint.of(taxonomy, colour)
+    points, paint = taxonomy.points, Paint.of(taxonomy, colour, dark=is_dark())
     colours = {node.path: paint.colour(node) for node in taxonomy.nodes}
     passing = {node.path for node in chosen} if len(chosen) < len(taxonomy.clusters) else set(colours)
     standing = [
@@ -306,8 +312,9 @@ def hover_texts(taxonomy: Taxonomy, chosen: Sequence[int]) -> list[str]:
 # --- two clusters --------------------------------------------------------------------------------------------
 
 
-def compare_view(taxonomy: Taxonomy, chosen: Sequence[TaxonomyNode]) -> None:
+def compare_view(dashboard: Dashboard, chosen: Sequence[TaxonomyNode]) -> None:
     """Two clusters side by side."""
+    taxonomy = dashboard.taxonomy
     st.subheader(COMPARE)
     nodes = list(chosen) or list(taxonomy.nodes)
     left, right = st.columns(2)
@@ -317,10 +324,12 @@ def compare_view(taxonomy: Taxonomy, chosen: Sequence[TaxonomyNode]) -> None:
         apart = next((at for at, node in enumerate(nodes) if not is_inside(node.path, first.path)), 1)
         second = pick("Another", taxonomy, nodes, "second", index=apart)
     pair = (first, second)
-    facts = [statistics(node, taxonomy) for node in pair]
-    table([{"fact": name, "one": _plain(facts[0][name]), "other": _plain(facts[1][name])} for name in facts[0]])
+    names = headings(first, second)
+    facts = [{name: _plain(name, value) for name, value in statistics(node, taxonomy).items()} for node in pair]
+    table([{"fact": fact, names[0]: facts[0][fact], names[1]: facts[1][fact]} for fact in facts[0]], whole=True)
+    if dashboard.analysis is not None and dashboard.analysis["errors"]:
+        compare_errors(dashboard.analysis["errors"], {names[0]: first.path, names[1]: second.path})
     st.subheader("Training stages and sources")
-    names = ("one %", "other %")
     named = tuple(zip(names, pair, strict=True))
     rows = [
         {
@@ -330,7 +339,7 @@ def compare_view(taxonomy: Taxonomy, chosen: Sequence[TaxonomyNode]) -> None:
         for label in taxonomy.root.sources
     ]
     bars = {name: st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0) for name in names}
-    table(rows, **bars)
+    table(rows, columns=bars)
     shared = set(first.keyphrases) & set(second.keyphrases)
     st.caption(safe(f"Keyphrases of both: {', '.join(sorted(shared)) or 'none'}"))
     for column, node in zip(st.columns(2), pair, strict=True):
@@ -338,9 +347,15 @@ def compare_view(taxonomy: Taxonomy, chosen: Sequence[TaxonomyNode]) -> None:
             cluster_texts(node)
 
 
-def _plain(value: Any) -> str:
+def headings(first: TaxonomyNode, second: TaxonomyNode) -> tuple[str, str]:
+    """Ids and names, never the same for both."""
+    one, other = (shorten(printable(f"{node.path} {node.name}"), 40) for node in (first, second))
+    return one, other if other != one else f"{other} again"
+
+
+def _plain(name: str, value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.1%}" if is_percent(name) else f"{value:.3f}"
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -348,6 +363,9 @@ def cluster_texts(node: TaxonomyNode) -> None:
     """Name, keyphrases and texts of one cluster."""
     st.markdown(f"#### {safe(node.name)}")
     phrases = zip(node.keyphrases, node.scores, strict=True)
-    table([{"keyphrase": printable(phrase), "score": score} for phrase, score in phrases], score=_bar(node.scores))
+    table(
+        [{"keyphrase": printable(phrase), "score": score} for phrase, score in phrases],
+        columns={"score": _bar(node.scores)},
+    )
     samples("Central texts", node.central, open_=True)
     samples("Texts at random", node.random, open_=False)

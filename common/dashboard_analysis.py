@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+from common.annotation_report import error_verdict, shift_verdict
 from common.cluster_tree import ROOT_ID
 from common.dashboard_parts import PLOTLY, plotly_safe, safe, table
 from common.html import printable
@@ -18,6 +19,11 @@ ERRORS = "Which clusters cause the most errors?"
 SHIFTS = "Do model answers come from different clusters than ground truth?"
 DIFFICULTY = "Are harder questions farther from all clusters?"
 ALL_MODELS = "all models"
+OWN = "an answer"
+OWN_READ = (
+    "An answer's own cluster follows from its text, right or wrong; the cluster of another text of its question is not "
+    "so moved."
+)
 SIGNIFICANT = 0.05
 
 
@@ -35,14 +41,18 @@ def unanswerable(what: str) -> None:
 def errors_view(analysis: Mapping[str, Any], chosen: Sequence[TaxonomyNode]) -> None:
     """Error rates of clusters, and whether they differ more than chance would have it."""
     st.subheader(ERRORS)
-    found = analysis["errors"]
-    if found is None:
+    if analysis["errors"] is None:
         unanswerable("none of them is known to be right or wrong")
         return
+    whose = {OWN: analysis["errors"]} | {f"the {variant}": found for variant, found in analysis["errors_by"].items()}
+    text = st.selectbox("By the cluster of", list(whose), key="errors_by")
+    found = whose[text]
+    in_short(error_verdict(found, text))
+    if text == OWN and len(whose) > 1:
+        st.caption(OWN_READ)
     model = pick_model([each["model"] for each in found["models"]], "errors_model", pooled=True)
     tests = [each for each in found["associations"] if (each["model"] or ALL_MODELS) == model]
-    for each in tests:
-        st.markdown(f"- {safe(association_sentence(each))}")
+    bullets(association_sentence(each) for each in tests)
     shown = {node.path for node in chosen}
     mine = [each for each in found["rates"] if (each["model"] or ALL_MODELS) == model]
     mine = [each for each in mine if each["cluster_id"] in shown or each["cluster_id"] in ("", ROOT_ID)]
@@ -60,6 +70,21 @@ def errors_view(analysis: Mapping[str, Any], chosen: Sequence[TaxonomyNode]) -> 
     )
     with st.expander("The tests"):
         table([association_row(each) for each in tests])
+
+
+def in_short(sentence: str) -> None:
+    """The answer, as `annotate_with_clusters.py` prints it."""
+    st.markdown(f"**In short:** {safe(sentence)}.")
+
+
+def bullets(sentences: Iterable[str]) -> None:
+    """Sentences as one list."""
+    st.markdown("\n".join(f"- {safe(each)}" for each in sentences))
+
+
+def depth(level: int) -> str:
+    """A level, counted from 0 as in the columns of the annotations, in the words of the sidebar."""
+    return f"Depth {level + 1} (cluster_depth_{level})"
 
 
 def pick_model(models: Iterable[str], key: str, *, pooled: bool) -> str:
@@ -80,20 +105,23 @@ def _p(p: float) -> str:
 def association_sentence(each: Mapping[str, Any]) -> str:
     """Whether errors follow the clusters of a level."""
     return (
-        f"Level {each['level'] + 1}, {each['clusters']:,} clusters: error rates differ {verdict(each['p_holm'])}; "
-        f"Cramér's V {each['v']:.2f}, of which permuted labels alone give {each['null_v_mean']:.2f}."
+        f"{depth(each['level'])}, {each['clusters']:,} clusters: error rates differ {verdict(each['p_holm'])}; "
+        f"Cramér's V {each['v']:.2f}, where permuted labels alone give {each['null_v_mean']:.2f}; "
+        f"without that bias {each['v_corrected']:.2f}."
     )
 
 
 def association_row(each: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "level": each["level"] + 1,
+        "depth": each["level"] + 1,
         "answers": each["answers"],
         "questions": each["questions"],
         "clusters": each["clusters"],
         "V": each["v"],
         "V by chance": each["null_v_mean"],
         "V corrected": each["v_corrected"],
+        "V low": each.get("v_low"),
+        "V high": each.get("v_high"),
         "p": each["p"],
         "Holm p": each["p_holm"],
         "test": f"{each['test']['method']}: {each['test']['p']:.3g}" if each["test"] else "permutation of questions",
@@ -116,12 +144,42 @@ def rate_row(each: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def compare_errors(found: Mapping[str, Any], clusters: Mapping[str, str]) -> None:
+    """The share of wrong answers of each model in some clusters (id by heading), beside what is expected there."""
+    known = {(each["model"], each["cluster_id"]): each for each in found["rates"]}
+    models = list(dict.fromkeys(each["model"] for each in found["rates"]))
+    st.subheader("Errors")
+    table(
+        [
+            {"model": model or ALL_MODELS}
+            | {heading: rate_words(known.get((model, cluster))) for heading, cluster in clusters.items()}
+            for model in models
+        ],
+        whole=True,
+    )
+    st.caption(
+        "Share of the graded answers in the cluster that are wrong, with its interval; expected: what as many answers "
+        "of the same models are wrong over all clusters. A q is of the cluster against all the rest."
+    )
+
+
+def rate_words(rate: Mapping[str, Any] | None) -> str:
+    """A cluster's error rate in words."""
+    if rate is None:
+        return "no graded answer"
+    tested = "few" if rate["q"] is None else f"q {rate['q']:.3f}"
+    return (
+        f"{rate['rate']:.0%} ({rate['low']:.0%} to {rate['high']:.0%}) of {rate['answers']:,}; "
+        f"expected {rate['expected_rate']:.0%}; {tested}"
+    )
+
+
 def rates_figure(rates: Sequence[Mapping[str, Any]], most: int = 30) -> go.Figure:
     """The clusters whose rates differ most from what is expected, with intervals; a cross is what is expected."""
 
     shown = sorted(rates, key=lambda each: abs(each["difference"]))[-most:]
     shown.sort(key=lambda each: each["difference"])
-    names = [f"{plotly_safe(each['name'], 40)} ({each['cluster_id'] or '–'})" for each in shown]
+    names = [f"{plotly_safe(each['name'], 28)} ({each['cluster_id'] or '–'})" for each in shown]
     sure = [each["q"] is not None and each["q"] <= SIGNIFICANT for each in shown]
     bars = {
         "array": [each["high"] - each["rate"] for each in shown],
@@ -133,7 +191,9 @@ def rates_figure(rates: Sequence[Mapping[str, Any]], most: int = 30) -> go.Figur
                        error_x={"type": "data", "symmetric": False, **bars, "color": GREY})  # fmt: skip
     figure.add_scatter(x=[each["expected_rate"] for each in shown], y=names, mode="markers", name="expected",
                        marker={"symbol": "x-thin", "line": {"width": 2, "color": GREY}, "size": 8})  # fmt: skip
-    figure.update_layout(height=120 + 22 * len(shown), margin={"l": 0, "r": 0, "t": 10, "b": 0}, showlegend=True)
+    figure.update_layout(height=130 + 22 * len(shown), margin={"l": 0, "r": 0, "t": 30, "b": 0}, showlegend=True)
+    # Above the points: beside them it would take a phone's width.
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
     figure.update_xaxes(tickformat=".0%", title="share wrong; orange: q ≤ 0.05").update_yaxes(automargin=True)
     return figure
 
@@ -145,14 +205,12 @@ def shifts_view(analysis: Mapping[str, Any], chosen: Sequence[TaxonomyNode]) -> 
     if not found:
         unanswerable("no answer stands beside a ground truth of the same question")
         return
+    in_short(shift_verdict(found))
     model = pick_model(dict.fromkeys(each["model"] for each in found), "shifts_model", pooled=False)
     mine = [each for each in found if each["model"] == model]
-    for each in mine:
-        st.markdown(f"- {safe(shift_sentence(each))}")
-    table([shift_row(each) for each in mine])
-    level = st.selectbox(
-        "Level", [each["level"] for each in mine], format_func=lambda level: str(level + 1), key="level"
-    )
+    bullets(shift_sentence(each) for each in mine)
+    table([shift_row(each) for each in mine], whole=True)
+    level = st.selectbox("Depth", [each["level"] for each in mine], format_func=depth, key="level")
     shown = {node.path for node in chosen}
     moves = next(each for each in mine if each["level"] == level)["clusters"]
     moves = [each for each in moves if each["cluster_id"] in shown or each["cluster_id"] in ("", ROOT_ID)]
@@ -165,7 +223,7 @@ def shifts_view(analysis: Mapping[str, Any], chosen: Sequence[TaxonomyNode]) -> 
 def shift_sentence(each: Mapping[str, Any]) -> str:
     """Whether the answers' clusters are those of the truth, and whether moved answers are more often wrong."""
     said = (
-        f"Level {each['level'] + 1}: {each['same']:.0%} of {each['pairs']:,} answers are in the cluster of their "
+        f"{depth(each['level'])}: {each['same']:.0%} of {each['pairs']:,} answers are in the cluster of their "
         f"ground truth ({each['same_by_chance']:.0%} by chance); the clusters' shares differ {verdict(each['p_holm'])}."
     )
     moved, same = each["wrong_if_moved"], each["wrong_if_same"]
@@ -177,7 +235,7 @@ def shift_sentence(each: Mapping[str, Any]) -> str:
 
 def shift_row(each: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "level": each["level"] + 1,
+        "depth": each["level"] + 1,
         "pairs": each["pairs"],
         "same": each["same"],
         "low": each["low"],
@@ -187,6 +245,9 @@ def shift_row(each: Mapping[str, Any]) -> dict[str, Any]:
         "p": each["p"],
         "Holm p": each["p_holm"],
         "Stuart-Maxwell p": each["p_stuart_maxwell"],
+        "wrong if same %": each["wrong_if_same"] and each["wrong_if_same"]["share"],
+        "wrong if moved %": each["wrong_if_moved"] and each["wrong_if_moved"]["share"],
+        "wrong: Holm p": each["p_wrong_holm"],
     }
 
 
@@ -204,9 +265,8 @@ def difficulty_view(analysis: Mapping[str, Any], chosen: Sequence[TaxonomyNode])
     if not found:
         unanswerable("their questions do not differ in difficulty, or no question is named")
         return
-    for each in found:
-        st.markdown(f"- {safe(difficulty_sentence(each))}")
-    table([difficulty_row(each) for each in found])
+    bullets(difficulty_sentence(each) for each in found)
+    table([difficulty_row(each) for each in found], whole=True)
     variant = st.selectbox("Distance of", [each["variant"] for each in found], key="variant")
     st.plotly_chart(
         difficulty_figure(next(each for each in found if each["variant"] == variant)), key="far", config=PLOTLY
@@ -223,10 +283,13 @@ def difficulty_sentence(each: Mapping[str, Any]) -> str:
         word = "are neither farther nor nearer"
     else:
         word = "are farther" if each["rho"] > 0 else "are nearer"
-    return (
+    said = (
         f"{each['variant']}: texts of harder questions {word} (rho {each['rho']:+.2f}, {each['low']:+.2f} to "
-        f"{each['high']:+.2f}, {_p(each['p_holm'])}, {each['questions']:,} questions)."
+        f"{each['high']:+.2f}, {_p(each['p_holm'])}, {each['questions']:,} questions)"
     )
+    if each["p_holm"] <= SIGNIFICANT and each["p_partial"] is not None and each["p_partial"] > SIGNIFICANT:
+        said += f", but not among texts of one length (rho {each['partial']:+.2f}): length may be all it is"
+    return said + "."
 
 
 def difficulty_row(each: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Colours of figures on paper and of the dashboard: those of the pages' light theme (common/assets/page.js)."""
+"""Colours of figures on paper (the pages' light theme) and of the dashboard: common/assets/page.js, taxonomy.js."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = ("#413fd2", "#f25e07", "#01a58c", "#591d08", "#7e87fd", "#046e84", "#a
 RAMP = ("#c99a1c", "#d2622f", "#b3305f", "#6f2484", "#1d1147")
 # The pages' dark theme: on a dark ground the kinds are lighter, and a measure grows lighter.
 DARK_COLOURS = ("#82a7fe", "#fa8f16", "#19cba6", "#df433b", "#ffe72c", "#0b919a", "#915af3", "#69faff")
-DARK_RAMP = ("#6f54ae", "#b8478c", "#e56161", "#f9a63c", "#fdf5a6")
+DARK_RAMP = ("#6a55a8", "#b04a8c", "#e5655f", "#f8a73c", "#fdf3a0")
 INK, SOFT, GREY, PAPER = "#1d2026", "#5b616e", "#b3b0a8", "#ffffff"
 
 

@@ -17,8 +17,9 @@ pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
 from streamlit.testing.v1 import AppTest
 
+from common.annotation_report import error_verdict
 from common.dashboard import CLUSTERS, COMPARE, DIFFICULTY, ERRORS, PICTURES, SHIFTS, Dashboard, map_figure, tree_figure
-from common.dashboard_analysis import difficulty_figure, rates_figure
+from common.dashboard_analysis import difficulty_figure, difficulty_sentence, rates_figure
 from common.dashboard_parts import plotly_safe, safe
 from common.stages import Session
 from common.store import Artifact
@@ -165,6 +166,33 @@ def test_which_clusters_cause_the_most_errors(open_page, shown):
     assert len(app.dataframe[0].value) == len(mine)
 
 
+def test_errors_by_the_clusters_of_the_truth(open_page, shown):
+    app = open_page(shown, ERRORS)
+    own = shown.analysis["errors"]
+    assert error_verdict(own, "an answer") in said(app).replace("\\", "")
+    assert "follows from its text" in said(app)
+    app.selectbox(key="errors_by").set_value("the ground_truth").run()
+    assert not app.exception
+    found = shown.analysis["errors_by"]["ground_truth"]
+    assert error_verdict(found, "the ground_truth") in said(app).replace("\\", "")
+    assert "follows from its text" not in said(app)
+    wanted = {each["cluster_id"] or "–": each["wrong"] for each in found["rates"] if each["model"] is None}
+    table = app.dataframe[0].value
+    assert dict(zip(table["id"], table["wrong"], strict=True)) == wanted
+    for each in found["associations"]:
+        if each["model"] is None:
+            assert f"without that bias {each['v_corrected']:.2f}" in said(app).replace("\\", "")
+
+
+def test_what_length_alone_may_explain_is_said_to_be_so(shown):
+    each = {**shown.analysis["difficulty"][0], "p_holm": 0.01, "rho": 0.1, "partial": 0.0}
+    doubt = "but not among texts of one length"
+    assert doubt in difficulty_sentence({**each, "p_partial": 0.7})
+    assert doubt not in difficulty_sentence({**each, "p_partial": 0.01})
+    assert doubt not in difficulty_sentence({**each, "p_partial": None})
+    assert doubt not in difficulty_sentence({**each, "p_partial": 0.7, "p_holm": 0.3})
+
+
 def test_the_questions_obey_the_filters(open_page, shown):
     app = open_page(shown, ERRORS)
     app.sidebar.text_input[0].set_value("sentence").run()
@@ -199,6 +227,7 @@ def test_without_outputs_the_questions_say_how_to_get_some(open_page, unannotate
         app = open_page(plain, view)
         assert app.code[0].value == "uv run visualize_clusters.py config.py a.b=1 annotation.outputs=FILE"
     assert "wrong %" not in open_page(plain).dataframe[0].value.columns
+    assert [each.value for each in open_page(plain, COMPARE).subheader] == [COMPARE, "Training stages and sources"]
 
 
 # --- pictures and comparison ---------------------------------------------------------------------------------
@@ -210,13 +239,32 @@ def test_two_clusters_are_compared(open_page, shown):
     app.selectbox(key="second").set_value("2").run()
     facts = app.dataframe[0].value.set_index("fact")
     assert facts.loc["chunks"].tolist() == ["22", "23"]
-    shares = app.dataframe[1].value.set_index("from")
     nodes = shown.taxonomy.by_path()
-    for name, path in (("one %", "0"), ("other %", "2")):
+    one, other = facts.columns
+    assert (one, other) == (f"0 {nodes['0'].name}", f"2 {nodes['2'].name}")
+    assert facts.loc["share"].tolist() == [f"{nodes[path].size / shown.taxonomy.root.size:.1%}" for path in "02"]
+    shares = app.dataframe[2].value.set_index("from")
+    for name, path in ((one, "0"), (other, "2")):
         expected = nodes[path].sources["notes · pretrain"] / nodes[path].size
         assert shares.loc["notes · pretrain", name] == expected
-    phrases = [each.value["keyphrase"].tolist() for each in app.dataframe[2:4]]
+    phrases = [each.value["keyphrase"].tolist() for each in app.dataframe[3:5]]
     assert phrases == [list(nodes["0"].keyphrases), list(nodes["2"].keyphrases)]
+    # A cluster beside itself: the headings still differ.
+    app.selectbox(key="second").set_value("0").run()
+    assert not app.exception
+    assert len(set(app.dataframe[0].value.columns)) == 3
+
+
+def test_two_clusters_are_compared_by_each_models_errors(open_page, shown):
+    app = open_page(shown, COMPARE)
+    app.selectbox(key="second").set_value("2").run()
+    errors = app.dataframe[1].value.set_index("model")
+    assert errors.index.tolist() == ["all models", HOSTILE_MODEL, "two"]
+    rates = {(each["model"], each["cluster_id"]): each for each in shown.analysis["errors"]["rates"]}
+    for column, path in zip(errors.columns, "02", strict=True):
+        found = rates["two", path]
+        words = f"{found['rate']:.0%} ({found['low']:.0%} to {found['high']:.0%}) of {found['answers']}; expected"
+        assert errors.loc["two", column].startswith(words)
 
 
 @pytest.mark.parametrize("kind", ["treemap", "icicle", "sunburst"])

@@ -12,7 +12,7 @@ import pytest
 
 from common.cluster_tree import ROOT_ID
 from common.html import asset
-from common.palette import COLOURS, PAPER, RAMP, Paint
+from common.palette import COLOURS, DARK_COLOURS, DARK_RAMP, PAPER, RAMP, Paint
 from common.static_plots import DPI, draw, ink_on, leaves, save, slots, spread
 from common.taxonomy import Errors, Points, Taxonomy, TaxonomyNode
 
@@ -132,10 +132,11 @@ def test_files_are_of_their_kind_at_300_dpi_and_the_same_again(tmp_path):
 
 
 def test_colours_are_those_of_the_pages():
-    light = re.search(r"light: \[(.*?)\]", asset("page.js"))
-    ramp = re.search(r"light: \[(.*?)\]", asset("taxonomy.js"))
-    assert light and re.findall(r"#[0-9a-f]{6}", light[1]) == list(COLOURS)
-    assert ramp and re.findall(r"#[0-9a-f]{6}", ramp[1]) == list(RAMP)
+    for theme, colours, stops in (("light", COLOURS, RAMP), ("dark", DARK_COLOURS, DARK_RAMP)):
+        kinds = re.search(theme + r": \[(.*?)\]", asset("page.js"))
+        ramp = re.search(theme + r": \[(.*?)\]", asset("taxonomy.js"))
+        assert kinds and re.findall(r"#[0-9a-f]{6}", kinds[1]) == list(colours)
+        assert ramp and re.findall(r"#[0-9a-f]{6}", ramp[1]) == list(stops)
 
 
 def test_a_measure_runs_from_its_lowest_to_its_highest_colour():
@@ -145,6 +146,9 @@ def test_a_measure_runs_from_its_lowest_to_its_highest_colour():
     assert (paint.colour(nodes["0"]), paint.colour(nodes["0.0"])) == (RAMP[0], RAMP[-1])
     assert paint.colour(nodes["1"]) == paint.colour(nodes[ROOT_ID]) == "#b3b0a8"
     rated = replace(given, nodes=tuple(replace(each, errors=Errors(9, 4, 1)) for each in given.nodes))
+    dark = Paint.of(given, "cohesion", dark=True)
+    assert (dark.colour(nodes["0"]), dark.colour(nodes["0.0"])) == (DARK_RAMP[0], DARK_RAMP[-1])
+    assert Paint.of(given, "cluster", dark=True).colour(nodes["0"]) == DARK_COLOURS[0]
     assert Paint.of(rated, "error_rate").title == "error rate"
     assert Paint.of(rated, "error_rate").colour(rated.nodes[1]) in ("#b2305f", "#b3305f")
 

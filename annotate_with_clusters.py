@@ -32,6 +32,7 @@ from chunking import chunk_batch
 from cluster_corpus import CLUSTERS, print_warnings
 from common.cli import run_script
 from common.errors import CorruptArtifact, UserError
+from common.exports import asked_file
 from common.keys import canonical, keyed_settings
 from common.stages import Job, Session, Stage
 from common.store import Artifact
@@ -501,7 +502,8 @@ def present(session: Session, args: Namespace) -> object:
     if args.csv:
         from common.columns import write_csv
 
-        write_csv(artifact.table("annotations.parquet"), Path(args.csv))
+        with asked_file(Path(args.csv), "--csv") as path:
+            write_csv(artifact.table("annotations.parquet"), path)
     if not args.json:
         print_warnings(session)
         print_annotations(session, every=args.all)

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 from common.cli import run_script
 from common.console import say
 from common.errors import ConfigError, UserError
+from common.exports import asked_file
 from common.generation import (
     Budget,
     Estimate,
@@ -429,7 +430,8 @@ def present(session: Session, args: Namespace) -> object:
     artifact = session.load(DIFFICULTY)
     summary = artifact.json("difficulty.json")
     if args.export:
-        _export(artifact.path("difficulty.json"), Path(args.export))
+        with asked_file(Path(args.export), "--export") as path:
+            path.write_bytes(artifact.path("difficulty.json").read_bytes())
     if not args.json:
         print_difficulty(summary, stdout())
         print(f"page:   {artifact.path('difficulty.html')}")
@@ -461,13 +463,6 @@ def _estimate(session: Session, args: Namespace) -> dict[str, Any]:
                 f"generation.max_cost={config.generation.max_cost:g} holds for all of them: {money(total.cost)} at most"
             )
     return {"models": {name: asdict(each) for name, each in found.items()}, "total": asdict(total)}
-
-
-def _export(source: Path, target: Path) -> None:
-    try:
-        target.write_bytes(source.read_bytes())
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_corpus import CLUSTERS
 from common.cli import run_script
 from common.errors import ConfigError, UserError
+from common.exports import asked_file
 from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
 from config import Config, PrepareConfig, RolloutsConfig, SimilarityConfig
@@ -502,7 +503,8 @@ def present(session: Session, args: Namespace) -> object:
     if args.csv:
         from common.columns import write_csv
 
-        write_csv(artifact.table("similarity.parquet"), Path(args.csv))
+        with asked_file(Path(args.csv), "--csv") as path:
+            write_csv(artifact.table("similarity.parquet"), path)
     if not args.json:
         from common.console import stdout
         from common.similarity_view import print_summary

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from common.cli import run_script
 from common.console import say
 from common.errors import ConfigError, UserError
+from common.exports import asked_file
 from common.generation import (
     WINDOW,
     Budget,
@@ -392,7 +393,8 @@ def present(session: Session, args: Namespace) -> object:
         return _estimate(session, args)
     artifact = session.load(ROLLOUTS)
     if args.export:
-        _export(artifact, Path(args.export))
+        with asked_file(Path(args.export), "--export") as path:
+            write_jsonl(path, load_rollouts(artifact))
     stats = artifact.json("stats.json")
     if not args.json:
         _print_summary(artifact, stats)
@@ -448,13 +450,6 @@ def _estimate(session: Session, args: Namespace) -> dict[str, Any]:
         if counted.cost is None:
             print("prices: set generation.price_input and generation.price_output, of a million tokens")
     return asdict(counted)
-
-
-def _export(artifact: Artifact, path: Path) -> None:
-    try:
-        write_jsonl(path, load_rollouts(artifact))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _print_summary(artifact: Artifact, stats: Mapping[str, Any]) -> None:

@@ -385,7 +385,8 @@ def compute(job: Job) -> int:
 def check(job: Job, learned: Learned, rows: Int64[np.ndarray, " n"], held: Labelled) -> Quality:
     """How good the cheap score is on chunks of documents that it has not seen; writes them, and the figure."""
     from common.cheap_quality import measure_quality
-    from common.scale_figure import draw, save
+    from common.scale_figure import draw
+    from common.static_plots import save
 
     settings, predicted = job.config.scale, learned.model.predict(held.texts)
     options = {"draws": settings.bootstraps, "confidence": settings.confidence, "seed": settings.seed}

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from benchmark_difficulty import DIFFICULTY, answers_reader, read_answers
 from common.cli import run_script
 from common.errors import ConfigError, UserError
+from common.exports import asked_file
 from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
 from config import Config, FilesReader, HubReader, StrataConfig
@@ -442,10 +443,8 @@ def present(session: Session, args: Namespace) -> object:
     artifact = session.load(STRATA)
     summary = artifact.json("summary.json")
     if args.export:
-        try:
-            Path(args.export).write_bytes(artifact.path("contaminated.jsonl").read_bytes())
-        except OSError as error:
-            raise UserError(f"{args.export}: cannot be written: {error.strerror}") from error
+        with asked_file(Path(args.export), "--export") as path:
+            path.write_bytes(artifact.path("contaminated.jsonl").read_bytes())
     if not args.json:
         print_strata(summary, stdout())
         print(f"page:   {artifact.path('strata.html')}")

@@ -12,14 +12,12 @@ Run     uv run visualize_clusters.py configs/quickstart.py
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ from annotate_with_clusters import ANNOTATIONS
 from cluster_corpus import CLUSTERS, load_tree
 from common.cli import run_script
 from common.errors import ConfigError, UserError
+from common.exports import asked_file
 from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
 from common.store import Artifact
@@ -362,8 +361,8 @@ def write_points(session: Session, path: Path, neighbours: int) -> None:
     if neighbours:
         column = neighbour_column(load_taxonomy(artifact), session.load(VECTORS), neighbours)
         table = table.append_column("neighbors", column)
-    with _writing(path):
-        pq.write_table(table, path, compression="zstd")
+    with asked_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def write_figures(session: Session, args: Namespace) -> list[Path]:
@@ -380,18 +379,9 @@ def write_figures(session: Session, args: Namespace) -> list[Path]:
         raise ConfigError(f"--colour {args.colour}: this taxonomy can be coloured by {', '.join(known)}")
     figure = draw(taxonomy, args.figure, args.colour)
     for kind, path in wanted:
-        with _writing(path):
-            save(figure, path, kind)
+        with asked_file(path) as file:
+            save(figure, file, kind)
     return [path for _, path in wanted]
-
-
-@contextmanager
-def _writing(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigError(f"{path}: cannot be written: {reason}") from error
 
 
 # --- the dashboard -------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import ConfigError, UserError
+from common.exports import asked_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,22 +57,17 @@ def export_folder(folder: str) -> Path:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """JSON lines under a temporary name, renamed when they are whole; returns how many.
+    """JSON lines; returns how many.
 
     Raises:
-        UserError: the file cannot be written.
+        ConfigError: the file cannot be written; nothing half-written is left.
     """
+    count = 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, count = path.with_name(f".{path.name}.tmp"), 0
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            for row in rows:
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}; nothing half-written is left") from error
+    with asked_file(path) as file, file.open("w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
     return count
 
 

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from common.errors import ConfigError
-
 if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Int64, Num
@@ -66,19 +64,12 @@ CSV_ROWS = 4_096
 
 
 def write_csv(table: pa.Table, path: Path) -> None:
-    """A table as CSV with a header; null is an empty cell.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(table.column_names)
-            for batch in table.to_batches(CSV_ROWS):
-                writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-    except OSError as error:
-        raise ConfigError(f"--csv {path}: cannot be written: {error.strerror}") from error
+    """A table as CSV with a header; null is an empty cell."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table.column_names)
+        for batch in table.to_batches(CSV_ROWS):
+            writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
 class TextsOnDisk(Sequence[str]):

@@ -8,7 +8,6 @@ search. It pays from about a million rows and ten thousand queries on: building 
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,7 +21,7 @@ from common.arrays import ShardedArray
 from common.metrics import Metric, Scorer
 from common.neighbours import Best, Neighbours, core_count, run_all, top_k
 from common.shapes import check_shape
-from common.store import sync
+from common.store import replacing
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int64
@@ -187,10 +186,5 @@ def load_or_build(
 
 def _keep(path: Path, built: InvertedLists) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
+    with replacing(path) as temporary:
         np.savez(temporary, centroids=built.centroids, rows=built.rows, starts=built.starts)
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,6 @@ from common.cheap_quality import Quality
 from common.palette import COLOURS, GREY, INK, PAPER, SOFT
 from common.shapes import check_shape
 from common.static_plots import FONT_SIZE
-from common.static_plots import save as save_figure
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,11 +24,6 @@ NAMES = {
     "rank_max": "-log of the best rank's share",
     "rank_mean": "share of chunks behind, on average",
 }
-
-
-def save(figure: Figure, path: Path, kind: str) -> None:
-    """Write a figure; the same bytes for the same figure."""
-    save_figure(figure, path, kind)
 
 
 def draw(

@@ -213,13 +213,8 @@ class Part:
         check_name(name)
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_for(target)
-        try:
+        with replacing(target) as temporary:
             yield temporary
-            sync(temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> None:
         with self.write(name) as path:
@@ -292,15 +287,22 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file atomically."""
-    temporary = temporary_for(path)
+@contextmanager
+def replacing(target: Path) -> Generator[Path]:
+    """A temporary path to write to; it becomes `target` when the block ends well, and is removed otherwise."""
+    temporary = temporary_for(target)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         sync(temporary)
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 # --- the store -----------------------------------------------------------------------------------------------

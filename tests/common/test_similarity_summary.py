@@ -16,9 +16,9 @@ from common.overlap import Overlap
 from common.similarity_figures import DARK, by_correctness, by_difficulty, pictures, write_png
 from common.similarity_hypotheses import Scores, family_of
 from common.similarity_page import render
-from common.similarity_view import print_summary
 from common.similarity_summary import Rules, Share, StageScores, as_plain, finding_row, verdicts
 from common.similarity_texts import MODEL_ANSWER, Entry
+from common.similarity_view import print_summary
 from common.statistics import wilson
 
 DRAWS = Draws(permutations=199, bootstraps=100)

@@ -140,9 +140,9 @@ def documents_of(documents: Artifact, stage: str) -> Iterator[tuple[list[str], l
 
 
 def raw_neighbours(
-    job: Job, corpus: Corpus, queries: Float32[np.ndarray, "texts dims"], settings: SimilarityConfig
+    job: Job | None, corpus: Corpus, queries: Float32[np.ndarray, "texts dims"], settings: SimilarityConfig
 ) -> dict[int, Neighbours]:
-    """The k nearest distinct chunks of every stage; `indices` count vectors."""
+    """The k nearest distinct chunks of every stage, by the job's workers; `indices` count vectors."""
     chosen = np.flatnonzero(corpus.first)
     found = spread_top_k_per_group(
         job, SelectedRows(corpus.stored, chosen), queries, settings.k, settings.metric, groups=corpus.stage[chosen]

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from common.errors import UserError
-from common.graded_solutions import first_row, is_graded, read_graded
+from common.graded_solutions import answers_in, first_row, is_graded, read_graded
 from common.rollouts import read_jsonl, write_jsonl
 
 ROW = {
@@ -31,6 +31,7 @@ def test_every_model_of_a_row_gives_a_rollout_with_its_verdict(tmp_path):
     write_jsonl(again, [small, large])
     assert list(read_jsonl(again)) == [small, large]
     assert not is_graded(first_row(again))
+    assert list(answers_in(path)) == list(answers_in(again)) == [small, large]
 
 
 @pytest.mark.parametrize(

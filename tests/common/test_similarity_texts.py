@@ -16,6 +16,7 @@ from common.similarity_texts import (
     Unused,
     agreement,
     answer_entries,
+    controls,
     cut_to_lengths,
     entries_of,
     first_words,
@@ -127,6 +128,14 @@ def entries() -> list[Entry]:
     return [
         Entry(f"s/{n}", kind[0], text, text, kind[1]) for n, (text, kind) in enumerate(zip(texts, kinds, strict=True))
     ]
+
+
+def test_controls_are_all_texts_of_some_questions_shuffled_in_both_ways():
+    two = controls(entries(), 2, seed=1)
+    assert [each.shuffle for each in two] == ["within"] * 2 + ["among"] * 2
+    one = controls(entries(), 1, seed=1)
+    assert {each.sample_id for each in one} < {each.sample_id for each in two}
+    assert controls(entries(), 0, seed=1) == []
 
 
 def test_words_shuffled_within_a_text_stay_in_it():

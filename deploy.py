@@ -419,14 +419,20 @@ def run_fetch(args: Namespace) -> int:
 def run_release(args: Namespace) -> int:
     """Fetch, and give the rented box back; not while the job runs."""
     from common.deploy_jobs import fetch, status
+    from common.deploy_ssh import ConnectionLost
+    from common.provisioning import refuse_gone
 
     _, record = known_record(args)
     if record.box.name is None:
         raise UserError(f"{record.box.host}: not rented from here; there is nothing to give back")
-    with suppress(MissingArtifact):
-        if status(record)["state"] == "running":
-            raise UserError(f"{record.job} is running there; stop it first: {same_job(args, 'stop')}")
-    outcomes = fetch(record)
+    try:
+        with suppress(MissingArtifact):
+            if status(record)["state"] == "running":
+                raise UserError(f"{record.job} is running there; stop it first: {same_job(args, 'stop')}")
+        outcomes = fetch(record)
+    except ConnectionLost:
+        refuse_gone(record.box)
+        raise
     if outcomes:
         print_outcomes(outcomes)
     give_back(record)

@@ -222,6 +222,16 @@ def release(box: Box) -> None:
     _take_down(_needed_tool(), _rented(box))
 
 
+def refuse_gone(box: Box) -> None:
+    """Raise UserError where SkyPilot says that a box which does not answer is no more."""
+    cluster = _rented(box)
+    if cluster not in {found.name for found in boxes()}:
+        raise UserError(
+            f"{cluster}: is gone, so nothing is paid for any more: it took itself down, or was taken down; what was "
+            "not fetched before is lost"
+        )
+
+
 def boxes() -> list[BoxStatus]:
     """The boxes made here that SkyPilot knows of.
 

@@ -234,6 +234,10 @@ def test_deploy_rents_runs_fetches_and_gives_back_only_what_ended_well(
             assert verbs == ["status", "launch", "autostop", "down"] and "proximity-toy: given back" in done.stderr
             assert "all whole" in project.run("artifacts.py", "verify").stdout
             assert project.artifact("sums").is_dir()
+    gone = project.run("deploy.py", "release", CONFIG)
+    assert gone.returncode == 1
+    (line,) = gone.stderr.splitlines()
+    assert "proximity-toy: is gone, so nothing is paid for" in line
 
 
 # --- without any cloud ----------------------------------------------------------------------------------------

@@ -522,9 +522,8 @@ def test_gsm8ks_test_set_lies_in_its_training_set_as_one_more_of_its_questions(r
         embedding=EmbeddingConfig(dimensions=64),
         similarity=SimilarityConfig(
             source=source("gsm8k_test", str(gsm8k / "test.jsonl"), text=ColumnsText(("question",))),
-            answers="file",
-            answers_file=str(gsm8k / "example_model_solutions.jsonl"),
-            variants=("question", "answer"),
+            answers="none",  # real ones are graded by test_benchmark_difficulty
+            variants=("question",),
             take_questions=200,
             shuffled_questions=100,
             permutations=199,
@@ -540,6 +539,3 @@ def test_gsm8ks_test_set_lies_in_its_training_set_as_one_more_of_its_questions(r
     assert foreign["percentile"] > there["percentile"]
     assert there["pooled_interval"]["high"] < foreign["pooled_interval"]["low"]
     assert there["near_among"]["share"] < there["percentile"]
-    models = found.json("summary.json")["models"]
-    assert [each["agree"] for each in models] == [each["graded_before"] for each in models]
-    assert all(each["graded_before"] >= 199 for each in models)

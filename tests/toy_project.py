@@ -78,17 +78,21 @@ class HereProject(Project):
     def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """As `Project.run`; takes no options."""
         assert not options and not self.environment
-        out, err = StringIO(), StringIO()
-        argv, sys.argv = sys.argv, list(command)
-        try:
-            with chdir(self.folder), redirect_stdout(out), redirect_stderr(err):
-                runpy.run_path(str(ROOT / command[0]), run_name="__main__")
-            code = 0
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 0
-        finally:
-            sys.argv = argv
-        return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+        return run_here(ROOT / command[0], *command[1:], folder=self.folder, name=command[0])
+
+
+def run_here(script: Path, *arguments: str, folder: Path, name: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a script to its end in this process, from `folder`, called by `name`."""
+    out, err, argv = StringIO(), StringIO(), sys.argv
+    sys.argv, code = [name or str(script), *arguments], 0
+    try:
+        with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+            runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0
+    finally:
+        sys.argv = argv
+    return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), err.getvalue())
 
 
 def toy_project(folder: Path) -> Project:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from experiments.settings import ExperimentConfig, RecallConfig, RecallModel
 from experiments.verbatim_recall import RECALL, read_passages, recall_requests
 from tests.models import build_language_model, one_thread, train_to_recite
 from tests.openai_server import Server, Status, prompt_of, saying, serving
+from tests.toy_project import run_here
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORDS = "river stone lantern winter orchard copper whistle harbour meadow thunder velvet anchor candle forest silver"
@@ -243,7 +242,6 @@ def test_the_command_runs_from_any_directory(tmp_path, realdata):
     script, config = ROOT / "experiments" / "verbatim_recall.py", ROOT / "configs/experiments/recall_01_stories.py"
     small = ["recall.known.take_rows=8", "recall.control.take_rows=20", "recall.prefix_lengths=[5]"]
     small += ["recall.permutations=999", "recall.models.0.generation.sampling.max_tokens=8"]
-    command = [sys.executable, str(script), str(config), f"data_dir={tmp_path / 'data'}", *small]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = run_here(script, str(config), f"data_dir={tmp_path / 'data'}", *small, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "known against control: stories260k" in done.stdout and "plot:" in done.stdout

@@ -461,6 +461,7 @@ def run_text(keys: Mapping[str, str]) -> str:
 
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
+ONE_SLASH = re.compile(r"(s3a?|gs|gcs|az|abfss?|file|https?):/(?!/)", re.IGNORECASE)
 
 
 def open_store(data_dir: str) -> Store:
@@ -473,6 +474,9 @@ def open_store(data_dir: str) -> Store:
         data_dir = data_dir.removeprefix("file://")
         if not data_dir.startswith("/"):
             raise ConfigError("data_dir: a file:// URL names a path from the root: file:///path/to/data")
+    if ONE_SLASH.match(data_dir):
+        scheme, _, rest = data_dir.partition(":/")
+        raise ConfigError(f"data_dir: {data_dir!r} is no URL, and hardly a folder; write {scheme}://{rest}")
     if not URL.match(data_dir):
         return Store(Path(data_dir))
     from common.remote_store import RemoteStore

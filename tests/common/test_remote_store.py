@@ -202,6 +202,7 @@ def test_a_local_folder_loads_nothing_of_this(tmp_path):
         ("s3://bucket/\x1b[31m", "control characters"),
         ("simplecache::s3://bucket/x", "chained"),
         ("file://relative", "from the root"),
+        ("s3:/bucket/x", r"hardly a folder; write s3://bucket/x$"),
         ("nonsense://x/y", "no file system that fsspec knows"),
     ],
 )

@@ -5,6 +5,9 @@ same code: here when the dataclass is built, and by `common.configs` when a file
 
 `setting(...)` marks a value that changes a result: it enters the artifact's key. `runtime(...)` marks one that
 does not (batch size, device, threads): it never enters a key.
+
+Sections stand in the order in which data flow: corpora, chunks, vectors, search, benchmarks, generation, the cluster
+tree, outputs in it, GSM8K in the corpus, difficulty, a cheap score, pages; `Config`, at the end, holds one of each.
 """
 
 from __future__ import annotations
@@ -411,7 +414,7 @@ class RolloutsConfig(Section):
     seed: int = setting(42, ge=0, help="of the source's sample_documents")
 
 
-# --- taxonomy ------------------------------------------------------------------------------------------------
+# --- the cluster tree ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -493,6 +496,56 @@ class NamingConfig(Section):
 
 
 @dataclass(frozen=True)
+class ExplainConfig(Section):
+    """The tree -> what sets every cluster apart from its siblings, and which training stages it is made of."""
+
+    model: Literal["linear", "trees"] = setting(
+        "linear", help="trees: gradient boosting explained by SHAP values; needs the extra `explain`"
+    )
+    max_terms: int = setting(2_000, ge=10, help="words a model sees: the most frequent of its training texts")
+    max_ngram: int = setting(1, ge=1, le=4)
+    max_values: int = setting(50, ge=1, help="values of a metadata column that a model sees: the most frequent")
+    max_chunks: int = setting(400, ge=20, help="chunks of each sibling, chosen by hash of their documents")
+    held_out: float = setting(0.3, gt=0.0, lt=1.0, help="share of the documents that models are scored on")
+    strength: float = setting(1.0, gt=0.0, help="linear: C, the inverse weight of the L1 penalty")
+    rounds: int = setting(50, ge=1, help="trees: boosting rounds")
+    tree_features: int = setting(300, ge=2, help="trees: features that a model sees, those that vary most by cluster")
+    refits: int = setting(3, ge=0, help="models fitted to permuted clusters, as a control")
+    top: int = setting(10, ge=1, help="features kept for and against each cluster")
+    shap_chunks: int = setting(200, ge=1, help="held-out chunks of each model whose SHAP values are kept")
+    permutations: int = setting(1_999, ge=99)
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+@dataclass(frozen=True)
+class ExtensionConfig(Section):
+    """New documents -> their places in the tree as it is, and how far they have drifted from its corpus."""
+
+    sources: tuple[str | SourceConfig, ...] = setting((), help="the new documents: registry names, or sources in full")
+    k: int = setting(10, ge=1, help="nearest chunks that vote")
+    alpha: float = setting(0.01, gt=0.0, lt=1.0, help="share of chunks like the corpus's that are called outside of it")
+    held_out_chunks: int = setting(3_000, ge=20, help="chunks of the corpus, in whole documents, to compare with")
+    permutations: int = setting(1_999, ge=99)
+    level: float = setting(0.05, gt=0.0, lt=1.0, help="chance of calling documents like the corpus's a drift")
+    refit_outside: float = setting(
+        0.05, gt=0.0, lt=1.0, help="a refit is recommended where more chunks are outside than this"
+    )
+    refit_farther: float = setting(
+        0.64, gt=0.5, le=1.0, help="... where new chunks are farther than the corpus's own with this chance"
+    )
+    refit_growth: float = setting(
+        1.0, gt=0.0, help="... where a cluster's share grows, and its size by more than this factor"
+    )
+    outside_shown: int = setting(20, ge=0, help="outside documents whose texts are kept, the farthest first")
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+# --- outputs in the tree -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
 class OutputText(Section):
     """One text of each row of outputs, and what is known of it."""
 
@@ -531,33 +584,7 @@ class AnnotationConfig(Section):
     seed: int = setting(42, ge=0)
 
 
-@dataclass(frozen=True)
-class DifficultyConfig(Section):
-    """Answers of several models to one benchmark, asked for or there already -> how hard every question is."""
-
-    benchmark: str = setting("gsm8k", help="what the results are called")
-    rule: Literal["gsm8k", "math", "choice", "text"] = setting("gsm8k", help="benchmark's rule that grades an answer")
-    models: tuple[str | GenerationConfig, ...] = setting(
-        (), help="asked the questions of rollouts.source: names at generation's endpoint, or generations in full"
-    )
-    answers: str | FilesReader | HubReader | None = setting(
-        None, help="answers that are there: a file, folder or glob, or the folder of a rollouts artifact"
-    )
-    texts: tuple[OutputText, ...] = setting((), help="a row's answers, one for each model; none: a row is one answer")
-    question_column: str | None = setting(None, help="id of the question; None: as in annotation")
-    model_column: str | None = setting(None, help="None: `model`, where there is one")
-    correct_column: str | None = setting(None, help="a verdict to compare with; None: the first of correct, is_correct")
-    reference_column: str | None = setting(
-        None, help="the right answer; None: the first of reference, metadata.reference, ground_truth"
-    )
-    level_column: str | None = setting("level", help="the benchmark's own level, where there is one (MATH's)")
-    max_missing: float = setting(
-        0.0, ge=0.0, le=1.0, help="share of a model's calls that may stay without an answer; these are not wrong"
-    )
-    irt: Literal["1pl", "2pl"] = setting("1pl", help="item response model: one slope for all questions, or one each")
-    bootstraps: int = setting(2_000, ge=99)
-    confidence: float = setting(0.95, gt=0.5, lt=1.0)
-    seed: int = setting(42, ge=0)
+# --- GSM8K in the corpus -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -593,6 +620,38 @@ class SimilarityConfig(Section):
     chunk_chars: int = setting(500, ge=0, help="characters of a neighbour's text that are kept; 0: all of them")
     permutations: int = setting(9_999, ge=99)
     bootstraps: int = setting(2_000, ge=100)
+    confidence: float = setting(0.95, gt=0.5, lt=1.0)
+    seed: int = setting(42, ge=0)
+
+
+# --- difficulty, and contamination by it ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DifficultyConfig(Section):
+    """Answers of several models to one benchmark, asked for or there already -> how hard every question is."""
+
+    benchmark: str = setting("gsm8k", help="what the results are called")
+    rule: Literal["gsm8k", "math", "choice", "text"] = setting("gsm8k", help="benchmark's rule that grades an answer")
+    models: tuple[str | GenerationConfig, ...] = setting(
+        (), help="asked the questions of rollouts.source: names at generation's endpoint, or generations in full"
+    )
+    answers: str | FilesReader | HubReader | None = setting(
+        None, help="answers that are there: a file, folder or glob, or the folder of a rollouts artifact"
+    )
+    texts: tuple[OutputText, ...] = setting((), help="a row's answers, one for each model; none: a row is one answer")
+    question_column: str | None = setting(None, help="id of the question; None: as in annotation")
+    model_column: str | None = setting(None, help="None: `model`, where there is one")
+    correct_column: str | None = setting(None, help="a verdict to compare with; None: the first of correct, is_correct")
+    reference_column: str | None = setting(
+        None, help="the right answer; None: the first of reference, metadata.reference, ground_truth"
+    )
+    level_column: str | None = setting("level", help="the benchmark's own level, where there is one (MATH's)")
+    max_missing: float = setting(
+        0.0, ge=0.0, le=1.0, help="share of a model's calls that may stay without an answer; these are not wrong"
+    )
+    irt: Literal["1pl", "2pl"] = setting("1pl", help="item response model: one slope for all questions, or one each")
+    bootstraps: int = setting(2_000, ge=99)
     confidence: float = setting(0.95, gt=0.5, lt=1.0)
     seed: int = setting(42, ge=0)
 
@@ -640,51 +699,7 @@ class StrataConfig(Section):
     seed: int = setting(42, ge=0)
 
 
-@dataclass(frozen=True)
-class ExplainConfig(Section):
-    """The tree -> what sets every cluster apart from its siblings, and which training stages it is made of."""
-
-    model: Literal["linear", "trees"] = setting(
-        "linear", help="trees: gradient boosting explained by SHAP values; needs the extra `explain`"
-    )
-    max_terms: int = setting(2_000, ge=10, help="words a model sees: the most frequent of its training texts")
-    max_ngram: int = setting(1, ge=1, le=4)
-    max_values: int = setting(50, ge=1, help="values of a metadata column that a model sees: the most frequent")
-    max_chunks: int = setting(400, ge=20, help="chunks of each sibling, chosen by hash of their documents")
-    held_out: float = setting(0.3, gt=0.0, lt=1.0, help="share of the documents that models are scored on")
-    strength: float = setting(1.0, gt=0.0, help="linear: C, the inverse weight of the L1 penalty")
-    rounds: int = setting(50, ge=1, help="trees: boosting rounds")
-    tree_features: int = setting(300, ge=2, help="trees: features that a model sees, those that vary most by cluster")
-    refits: int = setting(3, ge=0, help="models fitted to permuted clusters, as a control")
-    top: int = setting(10, ge=1, help="features kept for and against each cluster")
-    shap_chunks: int = setting(200, ge=1, help="held-out chunks of each model whose SHAP values are kept")
-    permutations: int = setting(1_999, ge=99)
-    confidence: float = setting(0.95, gt=0.5, lt=1.0)
-    seed: int = setting(42, ge=0)
-
-
-@dataclass(frozen=True)
-class ExtensionConfig(Section):
-    """New documents -> their places in the tree as it is, and how far they have drifted from its corpus."""
-
-    sources: tuple[str | SourceConfig, ...] = setting((), help="the new documents: registry names, or sources in full")
-    k: int = setting(10, ge=1, help="nearest chunks that vote")
-    alpha: float = setting(0.01, gt=0.0, lt=1.0, help="share of chunks like the corpus's that are called outside of it")
-    held_out_chunks: int = setting(3_000, ge=20, help="chunks of the corpus, in whole documents, to compare with")
-    permutations: int = setting(1_999, ge=99)
-    level: float = setting(0.05, gt=0.0, lt=1.0, help="chance of calling documents like the corpus's a drift")
-    refit_outside: float = setting(
-        0.05, gt=0.0, lt=1.0, help="a refit is recommended where more chunks are outside than this"
-    )
-    refit_farther: float = setting(
-        0.64, gt=0.5, le=1.0, help="... where new chunks are farther than the corpus's own with this chance"
-    )
-    refit_growth: float = setting(
-        1.0, gt=0.0, help="... where a cluster's share grows, and its size by more than this factor"
-    )
-    outside_shown: int = setting(20, ge=0, help="outside documents whose texts are kept, the farthest first")
-    confidence: float = setting(0.95, gt=0.5, lt=1.0)
-    seed: int = setting(42, ge=0)
+# --- a cheap score for every chunk ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -712,6 +727,9 @@ class ScaleConfig(Section):
     seed: int = setting(42, ge=0)
 
 
+# --- pages ---------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class VisualizeConfig(Section):
     """The named tree -> a page to explore, figures and tables; the map's place is in `report`."""
@@ -732,6 +750,9 @@ class ReportConfig(Section):
     map_min_dist: float = setting(0.1, ge=0.0, le=1.0)
     hover_chars: int = setting(200, ge=20)
     seed: int = setting(42, ge=0)
+
+
+# --- all of it -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

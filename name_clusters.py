@@ -47,6 +47,8 @@ KEYPHRASES = 10
 # Of another cluster than the one that is named, a model is shown so many.
 KEYPHRASES_OF_OTHERS = 6
 EXAMPLE_CHARS = 400
+# Texts that --inspect prints, where it is not told.
+SAMPLES = 5
 # Texts that terms are counted in; of more, every cluster gives an even share, and these at least.
 COUNTED_TEXTS, COUNTED_OF_A_CLUSTER = 100_000, 50
 SEARCH_HITS = 10
@@ -546,6 +548,8 @@ def _print_inspection(found: Mapping[str, Any], console: Console) -> None:
                 Text(f"\n{kind}{one_line(each['chunk_id'])} ({each['similarity']:.2f} to the centroid)", "cyan")
             )
             console.print(Text(one_line(each["text"], EXAMPLE_CHARS)))
+    if found["noise_samples"] == []:
+        console.print(Text("\nnoise: none here", "dim"))
 
 
 # --- search --------------------------------------------------------------------------------------------------
@@ -600,19 +604,16 @@ def _print_search(found: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_hits(rows: Sequence[tuple[Mapping[str, Any], str, str]], headers: tuple[str, str], console: Console) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    from common.console import one_line
+    from common.console import one_line, print_fitted
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for header, side in (("id", "left"), ("chunks", "right"), (headers[0], "right")):
-        table.add_column(header, justify=side, no_wrap=True)
-    table.add_column("name", no_wrap=True, overflow="ellipsis")
-    table.add_column(headers[1], no_wrap=True, overflow="ellipsis", style="dim")
-    for hit, score, note in rows:
-        table.add_row(hit["cluster_id"], f"{hit['size']:,}", score, Text(one_line(hit["name"])), note)
-    console.print(table)
+    cells = [
+        (Text(hit["cluster_id"]), Text(f"{hit['size']:,}"), Text(score), Text(one_line(hit["name"])), Text(note, "dim"))
+        for hit, score, note in rows
+    ]
+    columns = ("id", "chunks", headers[0], "name", headers[1])
+    print_fitted(console, columns, cells, flexible=3, left=("id", headers[1]), dispensable=(headers[1],))
 
 
 # --- the command line ----------------------------------------------------------------------------------------
@@ -635,8 +636,8 @@ def arguments(parser: ArgumentParser) -> None:
     what.add_argument("--export", choices=("csv", "json"), help="print the named tree flat, one record a cluster")
     parser.add_argument("--output", metavar="FILE", help="with --export: write there instead")
     parser.add_argument("--depth", metavar="N", type=_at_least_one, help="leave out what is deeper than this")
-    parser.add_argument("--samples", metavar="N", type=_at_least_one, default=5, help="texts that --inspect prints")
-    parser.add_argument("--show-noise", action="store_true", help="with --inspect: texts of the cluster's noise too")
+    parser.add_argument("--samples", metavar="N", type=_at_least_one, help="texts that --inspect prints (default: 5)")
+    parser.add_argument("--show-noise", action="store_true", help="the tree with its noise; --inspect: texts of it too")
 
 
 def runs_stages(args: Namespace) -> bool:
@@ -648,13 +649,12 @@ def present(session: Session, args: Namespace) -> object:
     """Print what was asked for; return it for `--json`.
 
     Raises:
-        ConfigError: --output without --export.
+        ConfigError: an option beside one that it says nothing of.
     """
     from common.console import stdout
     from common.naming_view import as_records, print_list, print_tree, tree_rows
 
-    if args.output is not None and args.export is None:
-        raise ConfigError("--output says where --export writes; add --export csv or --export json")
+    _refuse_idle_options(args)
     if args.inspect is not None or args.search is not None:
         return _present_some(session, args)
     names, root = session.load(NAMES).json("names.json"), load_tree(session.load(CLUSTERS))
@@ -664,16 +664,28 @@ def present(session: Session, args: Namespace) -> object:
         _print_all_warnings(session)
         if args.name:
             _print_counts(session.load(NAMES).json("stats.json"), stdout())
+        elif args.list:
+            print_list(names, root, stdout(), args.depth)
         else:
-            (print_list if args.list else print_tree)(names, root, stdout(), args.depth)
+            print_tree(names, root, stdout(), args.depth, noise=args.show_noise)
     return as_records(tree_rows(names, root, args.depth), names)
+
+
+def _refuse_idle_options(args: Namespace) -> None:
+    """An option that would change nothing was meant to change something."""
+    if args.output is not None and args.export is None:
+        raise ConfigError("--output says where --export writes; add --export csv or --export json")
+    if args.samples is not None and args.inspect is None:
+        raise ConfigError("--samples says how many texts --inspect prints; add --inspect ID")
+    if args.show_noise and (args.name or args.list or args.search is not None or args.export is not None):
+        raise ConfigError("--show-noise goes with --tree or with --inspect ID")
 
 
 def _present_some(session: Session, args: Namespace) -> object:
     from common.console import stdout
 
     if args.inspect is not None:
-        found = inspect(session, args.inspect, args.samples, args.show_noise)
+        found = inspect(session, args.inspect, args.samples or SAMPLES, args.show_noise)
     else:
         found = search_clusters(session, args.search)
     if not args.json:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
-from common.console import one_line, print_whole
+from common.console import one_line, print_fitted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,9 +25,8 @@ EFFECTS = ((0.5, "strongly"), (0.3, "moderately"), (0.1, "weakly"), (0.0, "barel
 MANY_OUTSIDE, SHORT = 2.0, 0.67
 ALL = "all models"
 LEFT = ("cluster", "id", "level", "model", "text")
-# On a narrow terminal these are left out, in this order; a name keeps so many letters.
+# On a narrow terminal these are left out, in this order.
 DISPENSABLE = ("characters", "V", "V by chance", "expected", "by chance", "pairs", "outputs", "questions", "p")
-LEAST_NAME = 8
 
 
 def print_analysis(analysis: Mapping[str, Any], console: Console, *, every: bool = False) -> None:
@@ -354,29 +352,7 @@ def _difficulty_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
 
 
 def _print_table(headers: Sequence[str], rows: Sequence[Sequence[Text]], console: Console, *, flexible: int) -> None:
-    """A table whose `flexible` column of names gives way on a narrow terminal, then columns do; no number is cut."""
-    widths = [max(len(header), *(row[n].cell_len for row in rows)) for n, header in enumerate(headers)]
-    shown = _fitting(headers, widths, flexible, console.width)
-    others = sum(widths[n] for n in shown) - widths[flexible] + 2 * (len(shown) - 1)
-    widths[flexible] = max(LEAST_NAME, min(widths[flexible], console.width - others))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for number in shown:
-        side = "left" if headers[number] in LEFT or number == flexible else "right"
-        table.add_column(headers[number], justify=side, no_wrap=True, overflow="ellipsis", width=widths[number])
-    for row in rows:
-        table.add_row(*(row[number] for number in shown))
-    print_whole(console, table)
-
-
-def _fitting(headers: Sequence[str], widths: Sequence[int], flexible: int, room: int) -> list[int]:
-    """The columns that fit beside a short name: all of them, or as few left out as it takes."""
-    shown = list(range(len(headers)))
-    for header in (None, *DISPENSABLE):
-        shown = [number for number in shown if headers[number] != header]
-        names = min(LEAST_NAME, widths[flexible])
-        if names + sum(widths[n] for n in shown if n != flexible) + 2 * (len(shown) - 1) <= room:
-            break
-    return shown
+    print_fitted(console, headers, rows, flexible=flexible, left=LEFT, dispensable=DISPENSABLE)
 
 
 def _p(value: float) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Names = Mapping[str, Mapping[str, Any]]
 """What `names.json` holds: an entry for each cluster id."""
 
+NOISE_NAME = "(noise: in none of these)"
+
 
 @dataclass(frozen=True)
 class TreeRow:
@@ -38,15 +40,21 @@ class TreeRow:
     last: tuple[bool, ...]
 
 
-def tree_rows(names: Names, root: ClusterNode, depth: int | None = None) -> list[TreeRow]:
-    """Every node, or those down to a depth, parents before children, siblings in order."""
+def tree_rows(names: Names, root: ClusterNode, depth: int | None = None, *, noise: bool = False) -> list[TreeRow]:
+    """Every node, or those down to a depth, parents before children, siblings in order.
+
+    `noise`: after the children a row, without an id, for what is in none of them.
+    """
     rows: list[TreeRow] = []
 
     def visit(node: ClusterNode, last: tuple[bool, ...]) -> None:
         rows.append(_row(node, root.size, names, last))
-        if depth is None or node.depth < depth:
-            for child in node.children:
-                visit(child, (*last, child is node.children[-1]))
+        children = node.children if depth is None or node.depth < depth else ()
+        stray = noise and len(children) > 0 and len(node.noise_indices) > 0
+        for child in children:
+            visit(child, (*last, child is node.children[-1] and not stray))
+        if stray:
+            rows.append(_noise_row(node, root.size, (*last, True)))
 
     visit(root, ())
     return rows
@@ -66,6 +74,11 @@ def _row(node: ClusterNode, total: int, names: Names, last: tuple[bool, ...]) ->
     )
 
 
+def _noise_row(node: ClusterNode, total: int, last: tuple[bool, ...]) -> TreeRow:
+    count = len(node.noise_indices)
+    return TreeRow("", NOISE_NAME, node.depth + 1, count, count / total if total else 0.0, 0.0, None, "noise", last)
+
+
 # --- the tree on a terminal ----------------------------------------------------------------------------------
 
 _HEADERS = ("cluster", "id", "chunks", "share", "noise", "silhouette")
@@ -76,7 +89,9 @@ _LEAST_NAME = 20
 _DEPTH_STYLES = ("bold", "bold cyan", "green", "default")
 
 
-def print_tree(names: Names, root: ClusterNode, console: Console, depth: int | None = None) -> None:
+def print_tree(
+    names: Names, root: ClusterNode, console: Console, depth: int | None = None, *, noise: bool = False
+) -> None:
     """The tree to the console's width, one line a node: name, id, size, share, noise, silhouette.
 
     On a narrow terminal the lines before the names are drawn closer first, then columns are left out, then names cut.
@@ -85,10 +100,11 @@ def print_tree(names: Names, root: ClusterNode, console: Console, depth: int | N
         names: what `names.json` holds.
         root: the tree.
         depth: of the deepest nodes shown.
+        noise: with a line for what is in no child of a node.
     """
     from rich.table import Table
 
-    rows = tree_rows(names, root, depth)
+    rows = tree_rows(names, root, depth, noise=noise)
     layout = _layout(rows, console.width)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for header, width in zip(layout.headers, layout.widths, strict=True):
@@ -147,7 +163,7 @@ def _cells(row: TreeRow, indent: int) -> dict[str, Text]:
     """Cells as `Text`, in which nothing is markup; words come from the corpus, so controls are removed."""
     from rich.text import Text
 
-    style = _DEPTH_STYLES[min(row.depth, len(_DEPTH_STYLES) - 1)]
+    style = _DEPTH_STYLES[min(row.depth, len(_DEPTH_STYLES) - 1)] if row.cluster_id else "dim"
     split = row.why_stopped is None
     return {
         "cluster": Text.assemble((_guide(row.last, indent), "dim"), (one_line(row.name), style)),

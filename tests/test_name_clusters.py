@@ -282,6 +282,23 @@ def test_inspect_shows_members_and_noise(session, root):
     assert inspect(session, node.cluster_id, 1, show_noise=False)["noise_samples"] is None
 
 
+def test_where_there_is_no_noise_to_show_inspect_says_so(session, root, capsys):
+    node = next(node for node in root.walk() if not len(node.noise_indices))
+    present(session, arguments("--inspect", node.cluster_id, "--show-noise"))
+    assert "noise: none here" in capsys.readouterr().out
+    present(session, arguments("--inspect", node.cluster_id))
+    assert "noise: none here" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [("--samples", "3"), ("--list", "--show-noise"), ("--search", "oven", "--show-noise"), ("--name", "--show-noise")],
+)
+def test_an_option_that_would_change_nothing_is_refused(session, given):
+    with pytest.raises(ConfigError, match="--inspect"):
+        present(session, arguments(*given))
+
+
 def test_inspecting_hostile_text_prints_it_as_text(session, root, capsys):
     texts = load_texts(session.load(CHUNKS)).texts
     row = next(row for row, text in enumerate(texts) if "[bold red]" in text)
@@ -366,6 +383,18 @@ def test_search_finds_by_words_and_by_vector(session, names, root, capsys):
     printed_hits = capsys.readouterr().out
     assert "clusters that hold its words" in printed_hits
     assert names[search_clusters(session, "oven")["by_vector"][0]["cluster_id"]]["name"] in printed_hits
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_on_a_narrow_terminal_ids_sizes_and_scores_of_hits_are_whole(session, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    found = search_clusters(session, "oven")
+    present(session, arguments("--search", "oven"))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    for hit in found["by_vector"]:
+        whole = {hit["cluster_id"], f"{hit['size']:,}", f"{hit['similarity']:.2f}"}
+        assert any(whole <= set(line.split()) for line in lines)
 
 
 def test_a_text_that_is_nowhere_is_said_to_be_nowhere(session, capsys):

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from common.cluster_tree import ClusterNode, child_id, validate
-from common.naming_view import CSV_COLUMNS, flat_rows, print_list, print_tree, to_csv, tree_rows
+from common.naming_view import CSV_COLUMNS, NOISE_NAME, flat_rows, print_list, print_tree, to_csv, tree_rows
 
 LONG = "sparse matrix factorisation methods"
 WIDE = "线性代数与矩阵分解方法"
@@ -51,9 +51,11 @@ def names_of(root: ClusterNode, *given: str) -> dict[str, dict]:
     }
 
 
-def printed(names: dict, root: ClusterNode, width: int, depth: int | None = None, *, colour: bool = False) -> str:
+def printed(
+    names: dict, root: ClusterNode, width: int, depth: int | None = None, *, colour: bool = False, noise: bool = False
+) -> str:
     out = io.StringIO()
-    print_tree(names, root, Console(file=out, width=width, force_terminal=colour, emoji=False), depth)
+    print_tree(names, root, Console(file=out, width=width, force_terminal=colour, emoji=False), depth, noise=noise)
     return out.getvalue()
 
 
@@ -64,6 +66,20 @@ def cell_length(line: str) -> int:
 
 
 # --- the tree ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [None, 1])
+def test_with_its_noise_the_lines_below_a_node_add_up_to_it(depth):
+    root = deep_tree(3)
+    names, rows = names_of(root), tree_rows(names_of(root), root, depth, noise=True)
+    shown = [node for node in root.walk() if node.children and (depth is None or node.depth < depth)]
+    noisy = [node for node in shown if len(node.noise_indices)]
+    assert [row.size for row in rows if row.name == NOISE_NAME].count(len(root.noise_indices)) >= 1
+    assert sum(row.name == NOISE_NAME for row in rows) == len(noisy) > 0
+    assert sum(row.size for row in rows if row.depth == 1) == root.size
+    lines = printed(names, root, 120, depth, noise=True).splitlines()
+    assert sum(NOISE_NAME in line for line in lines) == len(noisy)
+    assert NOISE_NAME not in printed(names, root, 120, depth)
 
 
 @pytest.mark.parametrize("levels", [1, 3, 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,10 @@ if "numpy" in sys.modules:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=int(os.environ["OPENBLAS_NUM_THREADS"]))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores an interrupt, and so would every process that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA_VARIABLE = "CORPUS_PROXIMITY_REALDATA"
 MOST_WORKERS, WORKER_GIGABYTES = 8, 2

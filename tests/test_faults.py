@@ -103,7 +103,7 @@ def moments(project: Project, *command: str) -> int:
     return int(count.read_text())
 
 
-def test_killed_at_every_moment_of_replacing_an_artifact(project):
+def test_killed_at_every_moment_of_replacing_an_artifact(project, here):
     """--fresh over a finished artifact: at each moment there is a whole one, the old or the new."""
     fresh = (NUMBERS, CONFIG, "numbers.shards=1", "--fresh")
     wanted = checksums(project.folder / project.outcomes(*fresh)[0]["folder"])
@@ -111,10 +111,10 @@ def test_killed_at_every_moment_of_replacing_an_artifact(project):
     assert last >= 7  # note, shard, scratch, total, manifest, parking, naming, ...
     for moment, side in [(moment, side) for moment in range(last - 4, last) for side in ("before", "after")]:
         killed_run(project, moment, side, *fresh)
-        (step,) = project.outcomes(*fresh[:-1])
+        (step,) = here.outcomes(*fresh[:-1])
         assert checksums(project.folder / step["folder"]) == wanted, (moment, side)
-    project.outcomes(*fresh)
-    assert_clean(project)
+    here.outcomes(*fresh)
+    assert_clean(here)
 
 
 @pytest.mark.slow

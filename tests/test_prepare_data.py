@@ -22,6 +22,7 @@ from common.stages import Session
 from common.store import Artifact
 from config import Config, FilesReader, PackagesReader, PrepareConfig, SourceConfig, TemplateText
 from prepare_data import DOCUMENTS, examine
+from tests.toy_project import run_here
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -374,10 +375,10 @@ def test_the_command_prints_a_table_and_its_errors_are_one_line(tmp_path):
     done = run_command(*prepare_command(tmp_path, "data"))
     assert "1 exact_duplicate" in done.stdout
     assert "next:   uv run embed_chunks.py" in done.stdout
-    cached = run_command(*prepare_command(tmp_path, "data"))
+    cached = run_here(ROOT / "prepare_data.py", *prepare_command(tmp_path, "data")[1:], folder=ROOT)
     assert "cached" in cached.stdout
     (tmp_path / "big.jsonl").write_text('{"text": "x"}\n{oops\n')
-    failed = run_command(*prepare_command(tmp_path, "data"), check=False)
+    failed = run_here(ROOT / "prepare_data.py", *prepare_command(tmp_path, "data")[1:], folder=ROOT)
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
     assert "big.jsonl:2: not JSON" in failed.stderr

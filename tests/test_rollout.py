@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -302,16 +303,17 @@ def test_an_interrupted_run_says_so_and_goes_on(tmp_path, server):
 # --- the command ---------------------------------------------------------------------------------------------
 
 
-def test_the_key_is_in_no_file_and_no_output(tmp_path, server):
+def test_the_key_is_in_no_file_and_no_output(tmp_path, server, capsys, monkeypatch):
     path = write_config(tmp_path, server, 3)
     server.faults += [Status(500, f"you sent {KEY}")]
     done = finished(path)
     assert done.returncode == 0, done.stderr
     server.rule = lambda body: Status(401, f"Incorrect API key provided: {KEY}")
-    refused = finished(path, "rollouts.system=other", "--debug")
-    assert refused.returncode == 1
-    assert "Incorrect API key provided: [key]" in refused.stderr
-    assert KEY not in done.stdout + done.stderr + refused.stdout + refused.stderr
+    monkeypatch.setenv("TEST_API_KEY", KEY)
+    code, out, err = call(path, capsys, "rollouts.system=other", "--debug")
+    assert code == 1
+    assert "Incorrect API key provided: [key]" in err
+    assert KEY not in done.stdout + done.stderr + out + err
     assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
     for file in (tmp_path / "data").rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
@@ -376,12 +378,12 @@ def test_one_prompt_whole_and_streamed(config_path, server, capsys):
     assert not (Path("data") / "rollouts").exists()
 
 
-def test_a_prompt_from_standard_input(config_path, server):
+def test_a_prompt_from_standard_input(config_path, server, capsys, monkeypatch):
     done = finished(config_path, "--prompt", "-", text="two\nlines 漢字\n")
     assert (done.returncode, done.stdout) == (0, "Four: two\nlines 漢字\n\n")
     assert server.bodies[0]["messages"] == [{"role": "user", "content": "two\nlines 漢字\n"}]
-    empty = finished(config_path, "--prompt", "-", text=" \n")
-    assert (empty.returncode, empty.stderr) == (2, "error: --prompt: there is no text\n")
+    monkeypatch.setattr("sys.stdin", StringIO(" \n"))
+    assert call(config_path, capsys, "--prompt", "-") == (2, "", "error: --prompt: there is no text\n")
 
 
 def test_a_text_cannot_move_the_cursor(tmp_path, capsys, monkeypatch):

@@ -42,6 +42,7 @@ from search import (
     search_arrays,
 )
 from tests.common.test_neighbours import METRICS, random_vectors, reference, same_bytes
+from tests.toy_project import run_here
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANETS = ("Mercury", "Venus", "Earth", "Mars", "Jupiter", "Saturn", "Uranus", "Neptune")
@@ -101,6 +102,11 @@ def script(path: Path, *words: str, columns: int = 100, stdin: str = "") -> subp
     command = [sys.executable, str(ROOT / "search.py"), str(path), *words]
     environment = os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"}
     return subprocess.run(command, capture_output=True, text=True, input=stdin, cwd=ROOT, env=environment)
+
+
+def here(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The script in this process: for what it prints."""
+    return run_here(ROOT / "search.py", str(path), *words, folder=ROOT)
 
 
 # --- known and unknown sentences -----------------------------------------------------------------------------
@@ -195,11 +201,11 @@ def test_ranked_together_each_stage_lists_its_own_chunks(corpus):
 
 def test_ranked_together_is_printed_with_its_score_and_best_query(corpus):
     path, session = corpus
-    printed = script(path, "search.aggregation_strategy=rank_max", "search.k=14").stdout
+    printed = here(path, "search.aggregation_strategy=rank_max", "search.k=14").stdout
     assert "2 queries together, by rank_max" in printed
     assert f"1.0 of {session.load(VECTORS).rows}" in printed
     assert "best for: a chisel in the workshop" in printed
-    found = json.loads(script(path, "search.aggregation_strategy=rank_max", "--json").stdout)
+    found = json.loads(here(path, "search.aggregation_strategy=rank_max", "--json").stdout)
     assert found["result"]["stats"]["aggregation"] == "rank_max"
 
 
@@ -407,7 +413,7 @@ def test_the_script_prints_the_examples(corpus):
     assert done.returncode == 0, done.stderr
     assert "the orbit of a planet" in done.stdout
     assert "neighbours" in done.stdout
-    quiet = script(corpus[0], "search.queries=[]")
+    quiet = here(corpus[0], "search.queries=[]")
     assert "no example queries in this config" in quiet.stdout, quiet.stderr
 
 
@@ -423,13 +429,14 @@ def test_the_script_answers_queries_from_options_a_file_and_stdin(corpus, tmp_pa
         assert hit["query"] in hit["text"]
 
 
-def test_long_text_is_cut_to_the_terminal_and_whole_as_json(corpus):
-    done = script(corpus[0], "--query", "a comet of ice and dust", "search.k=1", columns=60)
+def test_long_text_is_cut_to_the_terminal_and_whole_as_json(corpus, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    done = here(corpus[0], "--query", "a comet of ice and dust", "search.k=1")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "[bold]markup[/bold]" in line]
     assert len(line) <= 60
     assert line.endswith("…")
-    full = json.loads(script(corpus[0], "--query", "a comet of ice and dust", "search.k=1", "--json").stdout)
+    full = json.loads(here(corpus[0], "--query", "a comet of ice and dust", "search.k=1", "--json").stdout)
     hit = full["result"]["hits"][0]
     assert hit["text"] == take_chunks(corpus[1].load(CHUNKS), np.array([hit["chunk_row"]]))["text"][0].as_py()
     assert len(hit["text"]) > 500

@@ -23,7 +23,7 @@ import numpy as np
 
 from common.families import Family, Test
 from common.hypotheses import Draws
-from common.statistics import at_least, draw_blocks, permutation_p
+from common.statistics import dealt, p_of_draws
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int, Int64
@@ -208,15 +208,12 @@ def heterogeneity(name: str, values: Float64[np.ndarray, " n"], strata: Sequence
     counts = np.bincount(number)
     member = np.eye(len(labels))[number]
 
-    def between(dealt: Float64[np.ndarray, "draws n"]) -> Float64[np.ndarray, " draws"]:
-        return ((dealt @ member) ** 2 / counts).sum(axis=1)
+    def between(rows: Float64[np.ndarray, "draws n"]) -> Float64[np.ndarray, " draws"]:
+        return ((rows @ member) ** 2 / counts).sum(axis=1)
 
-    observed, reached, generator = float(between(centred[None])[0]), 0, draws.generator()
-    for count in draw_blocks(draws.permutations, len(values)):
-        reached += at_least(
-            between(generator.permuted(np.broadcast_to(centred, (count, len(values))), axis=1)), observed
-        )
-    return Spread(name, len(labels), observed / total if total else 0.0, permutation_p(reached, draws.permutations))
+    observed, generator = float(between(centred[None])[0]), draws.generator()
+    p = p_of_draws(observed, lambda count: between(dealt(centred, count, generator)), draws.permutations, len(values))
+    return Spread(name, len(labels), observed / total if total else 0.0, p)
 
 
 def thirds(values: Sequence[float]) -> list[str]:

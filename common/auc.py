@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.shapes import check_shape
-from common.statistics import Interval, at_least, draw_blocks, permutation_p
+from common.statistics import Interval, at_least, dealt, draw_blocks, permutation_p
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int, Int64
@@ -131,7 +131,7 @@ class _Units:
         """AUC with the classes dealt out to units anew."""
         total, found = self.rows.sum(), []
         for count in draw_blocks(draws, len(self.rows)):
-            dealt = generator.permuted(np.broadcast_to(self.positive, (count, len(self.rows))), axis=1)
-            ones, ranks = dealt @ self.rows, dealt @ self.ranks
+            positive = dealt(self.positive, count, generator)
+            ones, ranks = positive @ self.rows, positive @ self.ranks
             found.append((ranks - ones * (ones + 1) / 2) / (ones * (total - ones)))
         return np.concatenate(found)

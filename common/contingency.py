@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from common.shapes import check_shape
-from common.statistics import Interval, at_least, draw_blocks, permutation_p
+from common.statistics import Interval, p_of_draws
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int, Int64, Num
@@ -96,12 +96,13 @@ def _monte_carlo(table: Int[np.ndarray, "rows columns"], statistic: float, draws
     from scipy.stats import random_table
 
     drawn = random_table(table.sum(axis=1), table.sum(axis=0), seed=seed)
-    expected, reached = expected_counts(table), 0
-    generator = np.random.default_rng(seed)
-    for count in draw_blocks(draws, table.size):
+    expected, generator = expected_counts(table), np.random.default_rng(seed)
+
+    def statistics(count: int) -> Float64[np.ndarray, " draws"]:
         tables = drawn.rvs(count, random_state=generator).reshape(count, *table.shape)
-        reached += at_least(((tables - expected) ** 2 / expected).sum(axis=(1, 2)), statistic)
-    return permutation_p(reached, draws)
+        return ((tables - expected) ** 2 / expected).sum(axis=(1, 2))
+
+    return p_of_draws(statistic, statistics, draws, table.size)
 
 
 # --- effect size ---------------------------------------------------------------------------------------------
@@ -268,8 +269,8 @@ def _turning_p(
     draws: int,
     generator: np.random.Generator,
 ) -> float:
-    reached = 0
-    for count in draw_blocks(draws, sum(steps.shape)):
+    def drawn(count: int) -> Float64[np.ndarray, " draws"]:
         signs = 2.0 * generator.integers(0, 2, (count, len(steps))) - 1.0
-        reached += at_least(_quadratic(signs @ steps, inverse), statistic)
-    return permutation_p(reached, draws)
+        return _quadratic(signs @ steps, inverse)
+
+    return p_of_draws(statistic, drawn, draws, sum(steps.shape))

@@ -28,7 +28,7 @@ from common.auc import auc, auc_interval
 from common.cluster_tree import ROOT_ID
 from common.composition import ClassMixture, LabelShare, Mixture, corrected, mixture
 from common.shapes import check_shape
-from common.statistics import Interval, at_least, draw_blocks, effective_trials, holm, permutation_p, wilson
+from common.statistics import Interval, at_least, dealt, draw_blocks, effective_trials, holm, permutation_p, wilson
 from config import ExtensionConfig
 
 if TYPE_CHECKING:
@@ -163,8 +163,7 @@ def _compare_distances(old: PlacedChunks, new: PlacedChunks, settings: Extension
     ks, outside = (each[0] for each in curves.statistics(curves.is_new[None], settings.alpha))
     reached = np.zeros(2, dtype=np.int64)
     for count in draw_blocks(settings.permutations, 2 * len(curves.document)):
-        dealt = generator.permuted(np.broadcast_to(curves.is_new, (count, len(curves.is_new))), axis=1)
-        drawn = curves.statistics(dealt, settings.alpha)
+        drawn = curves.statistics(dealt(curves.is_new, count, generator), settings.alpha)
         reached += [at_least(drawn[0], ks), at_least(drawn[1], outside)]
     p_ks, p_outside = (permutation_p(int(each), settings.permutations) for each in reached)
     return _Distances(float(ks), p_ks, p_outside)

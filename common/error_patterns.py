@@ -34,6 +34,7 @@ from common.statistics import (
     Interval,
     at_least,
     benjamini_hochberg,
+    dealt,
     draw_blocks,
     effective_trials,
     holm,
@@ -198,7 +199,7 @@ def permuted(
     """Verdicts moved between questions, all of a question's together: 1 for wrong."""
     out = np.empty((len(wrong), draws), dtype=np.float32)
     for places in strata:
-        order = generator.permuted(np.broadcast_to(np.arange(len(places)), (draws, len(places))), axis=1)
+        order = dealt(np.arange(len(places)), draws, generator)
         out[places] = wrong[places][order.T].transpose(0, 2, 1)
     return out
 

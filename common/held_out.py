@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.shapes import check_shape
-from common.statistics import Correlation, at_least, draw_blocks, permutation_p, spearman
+from common.statistics import Correlation, at_least, dealt, draw_blocks, permutation_p, spearman
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int, Num
@@ -117,8 +117,7 @@ def compare(
     observed = [float(each[0]) for each in gaps(held_out[None])]
     reached, generator = [0, 0], np.random.default_rng(seed)
     for count in draw_blocks(draws, 2 * len(one)):
-        masks = generator.permuted(np.broadcast_to(held_out, (count, len(held_out))), axis=1)
-        for which, drawn in enumerate(gaps(masks)):
+        for which, drawn in enumerate(gaps(dealt(held_out, count, generator))):
             reached[which] += at_least(np.abs(drawn), abs(observed[which]))
     plain, partial = (
         Difference(value, permutation_p(count, draws)) for value, count in zip(observed, reached, strict=True)

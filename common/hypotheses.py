@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.shapes import check_shape
-from common.statistics import Interval, at_least, draw_blocks, permutation_p
+from common.statistics import Interval, dealt, draw_blocks, p_of_draws
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Num
@@ -168,11 +168,12 @@ def _flipped_p(
 ) -> float:
     """How often flipping signs at random makes the weighted sum as far from 0 as it is."""
     terms = weights * values
-    observed, reached = abs(float(terms.sum())), 0
-    for count in draw_blocks(draws.permutations, len(values)):
+
+    def drawn(count: int) -> Float64[np.ndarray, " draws"]:
         signs = generator.integers(0, 2, (count, len(values)), dtype=np.int8) * np.int8(2) - np.int8(1)
-        reached += at_least(np.abs(signs @ terms), observed)
-    return permutation_p(reached, draws.permutations)
+        return np.abs(signs @ terms)
+
+    return p_of_draws(abs(float(terms.sum())), drawn, draws.permutations, len(values))
 
 
 # --- groups --------------------------------------------------------------------------------------------------
@@ -219,17 +220,18 @@ def _difference_effect(
     def gap(sums: Float64[np.ndarray, " draws"]) -> Float64[np.ndarray, " draws"]:
         return sums / ones - (total - sums) / (units - ones)
 
-    observed, reached = float(gap(values[flagged].sum())), 0
-    for count in draw_blocks(draws.permutations, units):
-        dealt = generator.permuted(np.broadcast_to(flagged, (count, units)), axis=1)
-        reached += at_least(np.abs(gap(dealt @ values)), abs(observed))
+    def drawn(count: int) -> Float64[np.ndarray, " draws"]:
+        return np.abs(gap(dealt(flagged, count, generator) @ values))
+
+    observed = float(gap(values[flagged].sum()))
+    p = p_of_draws(abs(observed), drawn, draws.permutations, units)
     # Each group is resampled by itself: their sizes are given.
     yes, no = values[flagged], values[~flagged]
     means = [
         _bootstrap(len(group), draws, generator, lambda rows, group=group: group[rows].mean(axis=1))
         for group in (yes, no)
     ]
-    return Effect(observed, draws.interval(means[0] - means[1]), permutation_p(reached, draws.permutations))
+    return Effect(observed, draws.interval(means[0] - means[1]), p)
 
 
 # --- trends --------------------------------------------------------------------------------------------------
@@ -278,17 +280,18 @@ def _partial_effect(
     columns = np.stack([np.asarray(each, np.float64) for each in (first, second, given)])
     ranks = _ranked(columns[:, None])
     left, right = (_without(ranks[place], ranks[2])[0] for place in (0, 1))
-    observed, reached = float(left @ right), 0
-    for count in draw_blocks(draws.permutations, len(given)):
-        shuffled = generator.permuted(np.broadcast_to(right, (count, len(right))), axis=1)
-        reached += at_least(np.abs(shuffled @ left), abs(observed))
+    observed = float(left @ right)
+
+    def drawn(count: int) -> Float64[np.ndarray, " draws"]:
+        return np.abs(dealt(right, count, generator) @ left)
 
     def partials(rows: np.ndarray) -> Float64[np.ndarray, " draws"]:
-        drawn = _ranked(columns[:, rows])
-        return (_without(drawn[0], drawn[2]) * _without(drawn[1], drawn[2])).sum(axis=1)
+        again = _ranked(columns[:, rows])
+        return (_without(again[0], again[2]) * _without(again[1], again[2])).sum(axis=1)
 
+    p = p_of_draws(abs(observed), drawn, draws.permutations, len(given))
     interval = draws.interval(_bootstrap(len(given), draws, generator, partials, width=8))
-    return Effect(observed, interval, permutation_p(reached, draws.permutations))
+    return Effect(observed, interval, p)
 
 
 def _ranked(values: Float64[np.ndarray, "columns draws units"]) -> Float64[np.ndarray, "columns draws units"]:

@@ -6,7 +6,7 @@ Permutation p-values are `(1 + draws at least as extreme) / (draws + 1)`: never 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import numpy as np
 from common.shapes import check_shape
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float64, Int64, Num
+    from jaxtyping import Bool, Float, Float64, Int64, Num, Shaped
 
 # Statistics that differ by less than this share are one value: draws repeat them exactly but for rounding.
 SAME = 1e-9
@@ -111,6 +111,24 @@ def draw_blocks(draws: int, values: int) -> Iterator[int]:
         yield min(size, draws - start)
 
 
+def p_of_draws(observed: float, draw: Callable[[int], Float[np.ndarray, " draws"]], draws: int, values: int) -> float:
+    """The p-value of a statistic that grows with what is tested, among `draws` of it under the null.
+
+    Args:
+        draw: so many of them; called for a block after the other, so that a generator in it goes on.
+        values: numbers that one draw holds in memory.
+    """
+    reached = sum(at_least(draw(count), observed) for count in draw_blocks(draws, values))
+    return permutation_p(reached, draws)
+
+
+def dealt(
+    values: Num[np.ndarray, " units"] | Bool[np.ndarray, " units"], count: int, generator: np.random.Generator
+) -> Shaped[np.ndarray, "count units"]:
+    """Rows of the same values, each in an order of its own."""
+    return generator.permuted(np.broadcast_to(values, (count, len(values))), axis=1)
+
+
 # --- rank correlation ----------------------------------------------------------------------------------------
 
 
@@ -181,11 +199,10 @@ def _correlation_p(
     draws: int,
     generator: np.random.Generator,
 ) -> float:
-    observed, reached = abs(float(first @ second)), 0
-    for count in draw_blocks(draws, len(first)):
-        shuffled = generator.permuted(np.broadcast_to(second, (count, len(second))), axis=1)
-        reached += at_least(np.abs(shuffled @ first), observed)
-    return permutation_p(reached, draws)
+    def drawn(count: int) -> Float64[np.ndarray, " draws"]:
+        return np.abs(dealt(second, count, generator) @ first)
+
+    return p_of_draws(abs(float(first @ second)), drawn, draws, len(first))
 
 
 def _bootstrap(

@@ -19,7 +19,7 @@ import numpy as np
 from common.hypotheses import Draws
 from common.power import noncentrality
 from common.shapes import check_shape
-from common.statistics import Interval, at_least, draw_blocks, permutation_p
+from common.statistics import Interval, dealt, draw_blocks, p_of_draws
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int, Int64
@@ -100,11 +100,12 @@ def flag_trend(
         return None
     observed = float(centred @ flagged)
     z = observed / sqrt(share * (1 - share) * float(centred @ centred))
-    generator, reached = draws.generator(), 0
-    for count in draw_blocks(draws.permutations, units):
-        dealt = generator.permuted(np.broadcast_to(flagged, (count, units)), axis=1)
-        reached += at_least(np.abs(dealt @ centred), abs(observed))
-    return FlagTrend(z, permutation_p(reached, draws.permutations))
+    generator = draws.generator()
+
+    def drawn(count: int) -> Float64[np.ndarray, " draws"]:
+        return np.abs(dealt(flagged, count, generator) @ centred)
+
+    return FlagTrend(z, p_of_draws(abs(observed), drawn, draws.permutations, units))
 
 
 # --- gain x contamination ------------------------------------------------------------------------------------
@@ -190,13 +191,13 @@ def _permuted_p(
     permutations: int,
     generator: np.random.Generator,
 ) -> float:
-    reached = 0
-    for count in draw_blocks(permutations, len(c)):
+    def drawn(count: int) -> Float64[np.ndarray, " draws"]:
         total = np.zeros(count)
         for rows in groups:
-            total += generator.permuted(np.broadcast_to(c[rows], (count, len(rows))), axis=1) @ g[rows]
-        reached += at_least(np.abs(total), abs(observed))
-    return permutation_p(reached, permutations)
+            total += dealt(c[rows], count, generator) @ g[rows]
+        return np.abs(total)
+
+    return p_of_draws(abs(observed), drawn, permutations, len(c))
 
 
 def _resampled_slopes(

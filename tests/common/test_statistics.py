@@ -9,9 +9,11 @@ from scipy import stats
 from common.statistics import (
     at_least,
     benjamini_hochberg,
+    dealt,
     draw_blocks,
     effective_trials,
     holm,
+    p_of_draws,
     permutation_p,
     spearman,
     wilson,
@@ -88,6 +90,24 @@ def test_what_is_no_p_value_is_refused(correct):
 def test_a_permutation_p_value_is_never_zero_and_counts_ties():
     assert permutation_p(at_least(np.array([1.0, 2.0, 3.0 - 1e-12]), 3.0), 3) == 2 / 4
     assert permutation_p(0, 99) == 0.01
+
+
+def test_the_p_value_of_draws_is_that_of_all_of_them_however_they_are_parted(monkeypatch):
+    values = np.random.default_rng(0).standard_normal(1_000)
+
+    def p(observed: float) -> float:
+        drawn = iter(values)
+        return p_of_draws(observed, lambda count: np.array([next(drawn) for _ in range(count)]), len(values), 10)
+
+    whole = p(1.5)
+    monkeypatch.setattr("common.statistics.BLOCK_VALUES", 70)
+    assert p(1.5) == whole == (1 + (values >= 1.5).sum()) / 1_001
+
+
+def test_dealt_rows_hold_the_same_values_each_in_its_own_order():
+    rows = dealt(np.arange(50), 4, np.random.default_rng(0))
+    assert (np.sort(rows, axis=1) == np.arange(50)).all()
+    assert len(np.unique(rows, axis=0)) == 4
 
 
 def test_blocks_add_up():

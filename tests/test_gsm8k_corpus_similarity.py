@@ -381,7 +381,8 @@ def test_a_finished_tree_gives_every_neighbour_its_clusters(tmp_path):
     from tests.planted import SMALL
 
     config = make_config(tmp_path, answers="none", variants=("question",), shuffled_questions=5)
-    config = replace(config, clustering=SMALL)
+    two_stages = replace(config.prepare, sources=config.prepare.sources[1:])
+    config = replace(config, clustering=SMALL, prepare=two_stages)
     without = built(config).run(SIMILARITY)
     assert "cluster_path" not in without.table("similarity.parquet").column_names
     session = Session(config)

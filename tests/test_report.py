@@ -551,14 +551,16 @@ def test_a_tap_shows_the_text_of_a_point_and_a_tap_elsewhere_hides_it(browser, p
     visit.context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-def test_it_fits_every_screen_in_both_schemes(browser, page_file, scheme, width):
-    visit = Visit(browser, page_file, viewport={"width": width, "height": 800}, color_scheme=scheme)
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
-    back = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(int(part) for part in re.findall(r"\d+", back)) > 3 * 128) == (scheme == "light")
-    drawn = visit.page.evaluate("document.getElementById('plot').getBoundingClientRect().width")
-    assert 0.8 * min(width, 1184) < drawn <= width
+@pytest.mark.parametrize(("width", "first", "then"), [(360, "dark", "light"), (1280, "light", "dark")])
+def test_it_fits_every_screen_in_both_schemes(browser, page_file, width, first, then):
+    visit = Visit(browser, page_file, viewport={"width": width, "height": 800}, color_scheme=first)
+    for scheme in (first, then):
+        visit.page.emulate_media(color_scheme=scheme)
+        pause(visit.page, 100)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        back = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(int(part) for part in re.findall(r"\d+", back)) > 3 * 128) == (scheme == "light")
+        drawn = visit.page.evaluate("document.getElementById('plot').getBoundingClientRect().width")
+        assert 0.8 * min(width, 1184) < drawn <= width
     assert visit.logged == []
     visit.context.close()

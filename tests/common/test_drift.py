@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from common.assignment import Calibration
 from common.drift import (
@@ -46,12 +47,14 @@ def placed(
 
 def test_documents_drawn_alike_are_called_drifted_as_rarely_as_stated():
     draw, found = np.random.default_rng(0), []
-    for _ in range(100):
+    for _ in range(60):
         found.append(measure_drift(placed(60, draw), placed(40, draw), NO_SIZES, replace(SETTINGS, permutations=99)))
-    assert np.mean([each.drifted for each in found]) <= 0.1
+    # A rate of 0.05 exceeds this once in a thousand times; that of the next test does not stay below it.
+    most = binom.ppf(0.999, len(found), 0.05)
+    assert sum(each.drifted for each in found) <= most
     assert not any(each.reasons for each in found if not each.drifted)
     for name in ("outside", "distance", "shares"):
-        assert np.mean([getattr(each, name).p <= 0.05 for each in found]) <= 0.11, name
+        assert sum(getattr(each, name).p <= 0.05 for each in found) <= most, name
 
 
 def test_chunks_taken_as_independent_would_raise_false_alarms():

@@ -44,7 +44,7 @@ def _timed(work: Callable[[], Any]) -> float:
 
 
 def exact_duplicates(folder: Path, rows: int) -> Callable[[], str]:
-    """`prepare_data.decide` and `count`: what becomes of every row, the driver's part of preparing."""
+    """`common.fates.decide` and `count`: what becomes of every row, the driver's part of preparing."""
     import pyarrow as pa
 
     from common.fates import count, decide
@@ -146,7 +146,7 @@ def open_files(folder: Path, shards: int) -> Callable[[], str]:
 
 
 def open_shingles(folder: Path, shards: int) -> Callable[[], str]:
-    """`prepare_data.Staged.shingles_of` of rows all over the corpus, under the usual limit on open files."""
+    """`common.staged_rows.Staged.shingles_of` of rows all over the corpus, under the usual limit on open files."""
     from common.staged_rows import Staged, StagedShard
     from common.store import Part
 

@@ -68,7 +68,7 @@ class ClusterNode:
         parameters: what the clustering of this node was made with; None when it was not tried.
         why_stopped: a key of `STOP_REASONS` for a leaf, None for a node with children.
         children: largest first, counting the rows that the tree was fitted on.
-        evidence: what a test of the node against structureless vectors found (`common.adaptive.Evidence`), if any.
+        evidence: what a test of the node against structureless vectors found (`common.structure.Evidence`), if any.
     """
 
     cluster_id: str

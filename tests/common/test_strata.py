@@ -171,7 +171,7 @@ def test_without_an_interaction_there_are_false_alarms_at_the_stated_rate_only()
     alarms = np.zeros(2)
     for seed in range(200):
         base, rl, contamination, strata = answers(seed + 1_000, questions=300)
-        found = gain_interaction(rl - base, contamination, strata, Draws(permutations=199, bootstraps=99))
+        found = gain_interaction(rl - base, contamination, strata, Draws(permutations=199, bootstraps=29))
         odds = odds_interaction(base, rl, contamination, strata)
         assert found is not None
         assert odds is not None
@@ -183,7 +183,7 @@ def test_without_an_interaction_there_are_false_alarms_at_the_stated_rate_only()
 def test_contaminated_questions_that_are_easier_to_everybody_raise_no_alarm_within_strata():
     """The ceiling: without strata the same questions seem to gain less, at nearly every draw."""
     within, without = 0, 0
-    draws = Draws(permutations=199, bootstraps=99)
+    draws = Draws(permutations=199, bootstraps=29)
     for seed in range(200):
         base, rl, contamination, strata = answers(seed + 5_000, questions=600, linked=1.5, shift=2.0)
         found = gain_interaction(rl - base, contamination, strata, draws)
@@ -199,7 +199,7 @@ def test_contaminated_questions_that_are_easier_to_everybody_raise_no_alarm_with
 def test_contamination_that_helps_both_models_alike_is_no_interaction_at_odds():
     """At shares it is one: contaminated questions have less room to gain. So a finding needs both scales."""
     alarms = np.zeros(2)
-    draws = Draws(permutations=199, bootstraps=99)
+    draws = Draws(permutations=199, bootstraps=29)
     for seed in range(200):
         base, rl, contamination, strata = answers(seed + 100, main=0.8, shift=2.0)
         found = gain_interaction(rl - base, contamination, strata, draws)
@@ -233,7 +233,7 @@ def test_the_effect_that_is_said_to_be_detectable_is_found_about_four_times_in_f
     for seed in range(200):
         base, rl, contamination, strata = answers(seed + 9_000, questions=400)
         gain = rl - base + planned.detectable * contamination / contamination.std()
-        found = gain_interaction(gain, contamination, strata, Draws(permutations=199, bootstraps=99))
+        found = gain_interaction(gain, contamination, strata, Draws(permutations=199, bootstraps=29))
         assert found is not None
         hits += found.p <= 0.05
     assert 0.7 <= hits / 200 <= 0.9

@@ -237,9 +237,10 @@ def begin(args: Namespace, plan: Plan, record: Record, path: Path) -> int:
         more = f" and {len(untracked) - 3} more" if len(untracked) > 3 else ""
         say(f"not tracked by git, so not sent: {one_line(', '.join(untracked[:3]))}{more}")
     started = start(plan, record, partial(write_record, path))
+    where = one_line(f"{record.box.host}:{started.record.root}")
     say(
-        f"{record.job}: attempt {started.attempt} runs on {record.box.host}:{started.record.root}; sent "
-        f"{started.tree.files} of {len(plan.tree.files)} project files, {started.content.files} of data, "
+        f"{record.job}: attempt {started.attempt} runs on {where}; sent {started.tree.files} of "
+        f"{len(plan.tree.files)} project files, {started.content.files} of data, "
         f"{human_bytes(started.tree.literal + started.content.literal)} in all"
     )
     if record.box.name and record.max_hours:

@@ -242,9 +242,9 @@ def stop(record: Record) -> dict[str, Any]:
 
 
 def describe(record: Record, state: Mapping[str, Any]) -> str:
-    """The state in one line."""
+    """The state in one line; words of the other machine do not move the cursor of this one."""
     where = f"{record.job} on {record.box.host}:{record.root}"
-    reason = f" ({one_line(state['reason'])})" if state.get("reason") else ""
+    reason = f" ({state['reason']})" if state.get("reason") else ""
     code = f", exit code {state['rc']}" if state.get("rc") else ""
     step = f", {state['step']}" if state.get("step") and state["state"] != "finished" else ""
     took = state.get("ended", state["now"]) - state["started"]
@@ -253,7 +253,7 @@ def describe(record: Record, state: Mapping[str, Any]) -> str:
         words += f", last sign of life {state['heartbeat']:.0f} s ago"
     if state["state"] == "lost":
         words += f": its processes were killed, or the machine went down; {state['left']} of them live on"
-    return words
+    return one_line(words)
 
 
 def _duration(seconds: float) -> str:

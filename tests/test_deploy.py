@@ -241,6 +241,22 @@ def test_a_command_that_is_told_finds_the_job_again(tmp_path: Path, capsys):
     assert "no config file, and no job of this name" in capsys.readouterr().err
 
 
+def test_words_of_the_other_machine_do_not_move_the_cursor_of_this_one():
+    record = deploy_jobs.Record("x", deploy_jobs.Box("me@box", None, None, (), ""), False, "folder", "x.py")
+    state = {
+        "state": "failed",
+        "step": "\x1b[2Jstep",
+        "reason": "a\x1b[1mb",
+        "rc": 1,
+        "attempt": 1,
+        "started": 0,
+        "now": 1,
+    }
+    said = deploy_jobs.describe(record, state)
+    assert said.startswith("x on me@box:folder: failed (a") and "step" in said
+    assert said.isprintable()
+
+
 def test_without_a_host_a_machine_is_rented_and_an_end_must_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     import deploy
 

@@ -291,7 +291,7 @@ def test_this_configs_own_similarity_is_read_and_its_ids_are_linked_by_the_quest
     texts = tuple(OutputText(text=ColumnsText((f"{name}.solution",)), model=name) for name in ("good", "bad"))
     answers = str(write(tmp_path / "solutions.jsonl", graded_rows()))
     config = replace(
-        make_config(tmp_path),
+        make_config(tmp_path, answers="none", variants=("question",)),
         difficulty=DifficultyConfig(answers=answers, texts=texts, bootstraps=99),
         strata=StrataConfig(proximity="similarity", permutations=199, bootstraps=99),
     )

@@ -259,26 +259,36 @@ def connect(workers: int) -> None:
     Raises:
         UserError: Ray is not installed, the cluster cannot be reached, or it has no CPU.
     """
-    os.environ.update(QUIET)
     address = address_wanted()
     if address not in ("", "local") and (Path.home() / ".ray" / "auth_token").is_file():
         # As `ray start` does where there is a token. Ray reads it when it is imported.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    ray = quiet_ray()
+    if not ray.is_initialized():
+        with _without_stderr():
+            _init(address, workers)
+        atexit.register(ray.shutdown)
+    if ray.cluster_resources().get("CPU", 0) < 1:
+        raise UserError("engine=ray: the cluster has no node with a CPU; start one: ray start --address=HEAD")
+
+
+def quiet_ray() -> Any:
+    """Ray, imported, without what it does and says of its own accord.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    os.environ.update(QUIET)
     try:
         import ray
     except ImportError as error:
         raise UserError(f"engine=ray needs Ray ({error}); to install it: uv sync --extra ray") from error
-    if not ray.is_initialized():
-        # Somebody may have imported Ray before.
-        vars(sys.modules["ray._private.ray_constants"])[UV_VARIABLE] = False
-        with _without_stderr():
-            _init(address, workers)
-        atexit.register(ray.shutdown)
-        # Ray tells of lost workers on standard output, which is for results; we tell of them ourselves.
-        vars(sys.modules["ray._private.worker"])["print_to_stdstream"] = lambda *_, **__: None
+    # Somebody may have imported Ray before.
+    vars(sys.modules["ray._private.ray_constants"])[UV_VARIABLE] = False
+    # Ray tells of lost workers on standard output, which is for results; we tell of them ourselves.
+    vars(sys.modules["ray._private.worker"])["print_to_stdstream"] = lambda *_, **__: None
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    if ray.cluster_resources().get("CPU", 0) < 1:
-        raise UserError("engine=ray: the cluster has no node with a CPU; start one: ray start --address=HEAD")
+    return ray
 
 
 @contextmanager

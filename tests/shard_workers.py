@@ -210,3 +210,45 @@ def wait_for_files(job: Job, *names: str) -> None:
     while not all(map(job.part.finished, names)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+class DiesTwice(Adder):
+    """Is killed at every shard, the first two times."""
+
+    def __call__(self, numbers: tuple[str, int]) -> Total:
+        for time_ in ("first", "second"):
+            kill_once(self.job, f"scratch/{time_}-{numbers[0]}", True)
+        return super().__call__(numbers)
+
+
+class SeesGpus:
+    """Tells which GPUs it may use."""
+
+    def __init__(self, job: Job) -> None:
+        self.seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    def __call__(self, numbers: tuple[str, int]) -> str:
+        return self.seen
+
+
+class CounterDiesOnce(Counter):
+    """A reader that is killed once, when it has given two shards."""
+
+    def __call__(self, source: tuple[str, int]) -> Iterator[tuple[str, int]]:
+        for shard in super().__call__(source):
+            yield shard
+            kill_once(self.job, "scratch/reader.json", shard[0].endswith("-1.json"))
+
+
+class Dying(Counter):
+    """A reader whose source `dies` is shard `dies.json`."""
+
+    def __call__(self, source: tuple[str, int]) -> Iterator[tuple[str, int]]:
+        yield from [("dies.json", 5)] if source[0] == "dies" else super().__call__(source)
+
+
+class BornDead:
+    """An actor that dies when it is asked whether it is there."""
+
+    def start(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)

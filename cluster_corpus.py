@@ -249,9 +249,9 @@ def taxonomy(job: Job, chunks: EmbeddedChunks, settings: ClusteringConfig, folde
     Args:
         folder: where finished splits and blocks are kept in the unfinished artifact.
     """
-    from common.projection import sample_by_hash
+    from common.hash_samples import sample_rows
 
-    fitted = sample_by_hash(chunks.ids, settings.fit_rows, settings.seed)
+    fitted = sample_rows(settings.seed, "map", chunks.ids, settings.fit_rows)
     with job.progress.bar("clusters", total=len(chunks.vectors)) as bar:
         vectors = chunks.vectors.take(fitted)
         grown = _grow(job, chunks, vectors, fitted, settings, ScratchStore(job.part, folder), bar.advance)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Int64, UInt64
     from rich.console import Console
+    from rich.text import Text
 
     from common.cluster_tree import ClusterNode
     from common.composition import Mixture
@@ -65,7 +66,7 @@ def chunk_facts(chunks: Artifact, seed: int) -> ChunkFacts:
     import numpy as np
     import pyarrow as pa
 
-    from common.dedup import sample_ranks
+    from common.hash_samples import sample_ranks
 
     table = pa.concat_tables(list(chunks.tables("chunks-*.parquet", ["doc_id", "source", "stage", "metadata"])))
     encoded = table["doc_id"].combine_chunks().dictionary_encode()
@@ -290,35 +291,31 @@ def cluster_names(session: Session) -> dict[str, str]:
 
 def print_overview(found: Mapping[str, Any], names: Mapping[str, str], console: Console) -> None:
     """Every cluster on two lines: how well it is told from its siblings, and by what."""
-    from rich.table import Table
-    from rich.text import Text
+    from common.console import print_fitted
 
-    from common.console import one_line, print_whole
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    ids = max((len(cluster_id) for cluster_id in found["clusters"]), default=2)
-    # Numbers are of no use cut: names and words give way. Two columns of space stand between.
-    words = max(24, console.width - ids - 22 - 5 - 9 - 8 - 22 - 12)
-    table.add_column("id", no_wrap=True, width=ids)
-    table.add_column("cluster", no_wrap=True, overflow="ellipsis", width=22)
-    for header, width in (("AUC", 5), ("interval", 9), ("permuted", 8)):
-        table.add_column(header, justify="right", no_wrap=True, width=width)
-    table.add_column("speaks for it (log-odds)", no_wrap=True, overflow="ellipsis", width=words)
-    table.add_column("told by", no_wrap=True, overflow="ellipsis", width=22)
-    for cluster_id, cluster in found["clusters"].items():
-        view = cluster["models"]["terms"]
-        known = _told_apart(cluster)
-        table.add_row(
-            Text(cluster_id, "" if known else "yellow"),
-            Text(one_line(names.get(cluster_id, ""))),
-            *_score_cells(view["separation"]),
-            _permuted(cluster["permuted_auc"]),
-            _effects(view["present"][:5]),
-            Text(one_line(", ".join(_told(cluster)))),
-        )
-    print_whole(console, table)
+    headers = ("id", "cluster", "AUC", "interval", "permuted", "speaks for it (log-odds)", "told by")
+    rows = [_overview_cells(cluster_id, names, cluster) for cluster_id, cluster in found["clusters"].items()]
+    if rows:
+        left, dispensable = ("id", "cluster", "told by"), ("told by", "permuted", "cluster")
+        print_fitted(console, headers, rows, flexible=5, left=left, dispensable=dispensable)
     for line in _reading(found["clusters"]):
         console.print(line, style="dim", markup=False)
+
+
+def _overview_cells(cluster_id: str, names: Mapping[str, str], cluster: Mapping[str, Any]) -> tuple[Text, ...]:
+    from rich.text import Text
+
+    from common.console import one_line
+
+    view = cluster["models"]["terms"]
+    return (
+        Text(cluster_id, "" if _told_apart(cluster) else "yellow"),
+        Text(one_line(names.get(cluster_id, ""), 22)),
+        *(Text(cell) for cell in _score_cells(view["separation"])),
+        Text(_permuted(cluster["permuted_auc"])),
+        _effects(view["present"][:5]),
+        Text(one_line(", ".join(_told(cluster)), 22)),
+    )
 
 
 def _told_apart(cluster: Mapping[str, Any]) -> bool:

@@ -226,8 +226,8 @@ def measure(job: Job, fitted: Fitted, corpus: ChunkList, new: ChunkList, placed:
 
 def _held_out_rows(corpus: ChunkList, settings: ExtensionConfig) -> Int64[np.ndarray, " chosen"]:
     """Rows of whole documents of the corpus, chosen by hash, at most a quarter of its chunks."""
-    from common.dedup import sample_ranks
     from common.drift import whole_documents
+    from common.hash_samples import sample_ranks
 
     ranks = sample_ranks(settings.seed, "extension", corpus.documents)
     count = min(settings.held_out_chunks, int(HELD_OUT_SHARE * len(corpus.ids)) + 1)
@@ -237,8 +237,8 @@ def _held_out_rows(corpus: ChunkList, settings: ExtensionConfig) -> Int64[np.nda
 def _measure_by_lsa(job: Job, fitted: Fitted, corpus: ChunkList, new: ChunkList) -> Beside:
     import numpy as np
 
-    from common.dedup import sample_ranks
     from common.drift import PlacedChunks, whole_documents
+    from common.hash_samples import sample_ranks
     from common.lsa_reference import LsaReference
 
     settings, document = job.config.extension, corpus.document_numbers()
@@ -430,8 +430,8 @@ def drift_report(
     """What `drift.json` holds: counts, the comparison (null where every new chunk is known), texts outside."""
     import numpy as np
 
-    from common.dedup import sample_ranks
     from common.drift import PlacedChunks, TreeSizes, as_json, measure_drift, whole_documents
+    from common.hash_samples import sample_ranks
 
     settings, outside = job.config.extension, table["outside"].to_numpy(zero_copy_only=False)
     counts = {

@@ -34,12 +34,14 @@ def compute_map(job: Job) -> int:
     import pyarrow as pa
 
     from common.arrays import stored_rows, stored_vectors
-    from common.projection import plane, sample_by_hash
+    from common.hash_samples import sample_rows
+    from common.projection import plane
     from common.stored_chunks import take_chunks
 
     settings, chunks, vectors = job.config.report, job.inputs["chunks"], job.inputs["vectors"]
     rows = stored_rows(vectors).load()
-    chosen = sample_by_hash(take_chunks(chunks, rows, ["chunk_id"])["chunk_id"], settings.map_points, settings.seed)
+    ids = take_chunks(chunks, rows, ["chunk_id"])["chunk_id"]
+    chosen = sample_rows(settings.seed, "map", ids, settings.map_points)
     sampled = stored_vectors(vectors).take(chosen)
     laid_out = plane(sampled, settings.map_n_neighbors, settings.map_min_dist, settings.seed)
     columns = {"chunk_row": rows[chosen].astype(np.int64), "x": laid_out.points[:, 0], "y": laid_out.points[:, 1]}

@@ -99,14 +99,12 @@ def compute_benchmarks(job: Job) -> int:
 
 def chosen_samples(samples: list[BenchmarkSample], benchmark: BenchmarkConfig, seed: int) -> list[BenchmarkSample]:
     """`take_questions` of them, by a hash of their ids: another benchmark does not reshuffle these."""
-    import numpy as np
+    from common.hash_samples import sample_rows
 
-    from common.dedup import sample_ranks
-
-    if benchmark.take_questions is None or benchmark.take_questions >= len(samples):
+    if benchmark.take_questions is None:
         return samples
-    ranks = sample_ranks(seed, benchmark.name, [sample.id for sample in samples])
-    return [samples[row] for row in np.sort(np.argsort(ranks, kind="stable")[: benchmark.take_questions]).tolist()]
+    rows = sample_rows(seed, benchmark.name, [sample.id for sample in samples], benchmark.take_questions)
+    return [samples[row] for row in rows.tolist()]
 
 
 BENCHMARKS = Stage(

@@ -123,14 +123,11 @@ def read_samples(settings: RolloutsConfig, cache_dir: Path | None = None) -> Sam
     rows = list(_all_samples(settings, source, cache_dir))
     unreadable = [row for row in rows if isinstance(row, Unreadable)]
     found = [row for row in rows if not isinstance(row, Unreadable)]
-    if source.sample_documents is not None and len(found) > source.sample_documents:
-        import numpy as np
+    if source.sample_documents is not None:
+        from common.hash_samples import sample_rows
 
-        from common.dedup import sample_ranks
-
-        ranks = sample_ranks(settings.seed, source.name, [sample.id for sample in found])
-        chosen = np.sort(np.argsort(ranks, kind="stable")[: source.sample_documents])
-        found = [found[row] for row in chosen.tolist()]
+        rows = sample_rows(settings.seed, source.name, [sample.id for sample in found], source.sample_documents)
+        found = [found[row] for row in rows.tolist()]
     return Samples(found, unreadable)
 
 

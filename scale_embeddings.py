@@ -73,7 +73,7 @@ def choose(chunks: Artifact, config: Config) -> Chosen:
     """
     import numpy as np
 
-    from common.dedup import sample_ranks
+    from common.hash_samples import sample_ranks
 
     settings, hashes, apart = config.scale, [], []
     for table in chunks.tables("chunks-*.parquet", ["chunk_id", "doc_id"]):
@@ -175,7 +175,7 @@ def embed_sample(
     import numpy as np
 
     from common.cheap_scores import Labelled
-    from common.dedup import sample_ranks
+    from common.hash_samples import sample_ranks
     from common.stored_chunks import take_chunks
 
     job = encoding.job

@@ -184,7 +184,7 @@ def random_rows(
     """For every cluster the members whose ids have the smallest hash, the central ones left out."""
     import numpy as np
 
-    from common.dedup import sample_ranks
+    from common.hash_samples import sample_ranks
 
     ranks = sample_ranks(settings.seed, "taxonomy", ids)
     found: dict[str, list[int]] = {}

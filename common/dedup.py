@@ -44,13 +44,6 @@ def first_occurrences(digests: UInt8[np.ndarray, "rows 16"]) -> Int[np.ndarray, 
     return first[inverse.ravel()].astype(np.int64)
 
 
-def sample_ranks(seed: int, source: str, doc_ids: Sequence[str]) -> UInt64[np.ndarray, " rows"]:
-    """A number for each document that depends on seed, source and id alone; the k smallest are the sample of k."""
-    prefix = f"{seed}\0{source}\0".encode()
-    hashed = b"".join(hashlib.blake2b(prefix + name.encode(), digest_size=8).digest() for name in doc_ids)
-    return np.frombuffer(hashed, dtype=">u8").astype(np.uint64)
-
-
 # --- shingles ------------------------------------------------------------------------------------------------
 
 

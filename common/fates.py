@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.dedup import first_occurrences, near_duplicates, sample_ranks
+from common.dedup import first_occurrences, near_duplicates
+from common.hash_samples import sample_rows
 from common.staged_rows import Staged
 from config import PrepareConfig, SourceConfig
 
@@ -45,7 +46,7 @@ def decide(staged: Staged, sources: Sequence[SourceConfig], config: PrepareConfi
             _mark_near_duplicates(staged, fates, of_stage, config.near_dedup_threshold)
     for number, source in enumerate(sources):
         if source.sample_documents is not None:
-            _mark_not_sampled(staged, fates, number, source, config.seed)
+            _mark_not_sampled(staged, fates, number, source, source.sample_documents, config.seed)
     return fates
 
 
@@ -75,10 +76,10 @@ def _mark_near_duplicates(staged: Staged, fates: Fates, of_stage: Int[np.ndarray
     fates.similarity[rows[near]] = np.floor(found.similarity[near] * 10_000)
 
 
-def _mark_not_sampled(staged: Staged, fates: Fates, number: int, source: SourceConfig, seed: int) -> None:
+def _mark_not_sampled(staged: Staged, fates: Fates, number: int, source: SourceConfig, count: int, seed: int) -> None:
     rows = np.flatnonzero((fates.fate == KEPT) & (staged.source_of == number))
-    ranks = sample_ranks(seed, source.name, staged.doc_ids.take(rows).to_pylist())
-    fates.fate[rows[np.argsort(ranks, kind="stable")[source.sample_documents :]]] = NOT_SAMPLED
+    drawn = sample_rows(seed, source.name, staged.doc_ids.take(rows), count)
+    fates.fate[np.delete(rows, drawn)] = NOT_SAMPLED
 
 
 # --- counts --------------------------------------------------------------------------------------------------

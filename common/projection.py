@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.dedup import sample_ranks
 from common.recursion import one_thread, umap_points
 from common.shapes import check_shape
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 # With so few rows a neighbour graph is the whole data set; principal components show it as it is.
 PCA_ROWS = 10
@@ -58,15 +55,3 @@ def principal_plane(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
         signs = np.where(scores[largest, np.arange(scores.shape[1])] < 0, -1, 1)
         points[:, : scores.shape[1]] = scores * signs
     return points
-
-
-def sample_by_hash(ids: Sequence[str] | pa.ChunkedArray, count: int, seed: int) -> Int[np.ndarray, " chosen"]:
-    """Positions, increasing, of the `count` ids with the smallest hash (all of them when there are no more).
-
-    A row's chance does not depend on its neighbours: adding rows to a corpus replaces few of the chosen ones.
-    """
-    if count >= len(ids):
-        return np.arange(len(ids))
-    pieces = [ids] if isinstance(ids, Sequence) else (piece.to_pylist() for piece in ids.chunks)
-    ranks = np.concatenate([sample_ranks(seed, "map", piece) for piece in pieces])
-    return np.sort(np.argsort(ranks, kind="stable")[:count])

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.arrays import SelectedRows, ShardedArray, stored_rows, stored_vectors
-from common.dedup import sample_ranks
 from common.errors import ConfigError, UserError
+from common.hash_samples import sample_rows
 from common.neighbours import Neighbours
 from common.similarity import PooledDistances, distinct_rows, pooled_distances
 from common.spread_search import spread_top_k_per_group
@@ -116,7 +116,7 @@ def hold_out(
         documents, first = np.unique(document[mine], return_index=True)
         names = take_chunks(chunks, rows[mine[first]], ["doc_id"])["doc_id"].to_pylist()
         count = min(settings.null_texts, int(HELD_OUT_SHARE * len(documents)))
-        chosen = np.sort(np.argsort(sample_ranks(settings.seed, "held out", names), kind="stable")[:count])
+        chosen = sample_rows(settings.seed, "held out", names, count)
         held_out[mine[np.isin(document[mine], documents[chosen])]] = True
         firsts.append(mine[first[chosen]])
     return held_out, tuple(firsts)

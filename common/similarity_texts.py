@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from common.dedup import sample_ranks
 from common.grading import grade
+from common.hash_samples import sample_rows
 from common.overlap import passage
 from common.quality import raw_words
 
@@ -209,8 +209,7 @@ def shuffled(entries: Sequence[Entry], how: Shuffle, seed: int) -> list[Entry]:
 def controls(entries: Sequence[Entry], questions: int, seed: int) -> list[Entry]:
     """Shuffled copies, of both kinds, of all texts of so many questions, chosen by a hash of their ids."""
     names = list(dict.fromkeys(entry.sample_id for entry in entries))
-    ranks = sample_ranks(seed, "shuffled", names)
-    chosen = {names[row] for row in np.argsort(ranks, kind="stable")[:questions].tolist()}
+    chosen = {names[row] for row in sample_rows(seed, "shuffled", names, questions).tolist()}
     mine = [entry for entry in entries if entry.sample_id in chosen]
     return [*shuffled(mine, "within", seed), *shuffled(mine, "among", seed)] if mine else []
 

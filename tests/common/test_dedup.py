@@ -16,7 +16,6 @@ from common.dedup import (
     first_occurrences,
     jaccard,
     near_duplicates,
-    sample_ranks,
     shared_buckets,
     shingle,
     signatures,
@@ -164,10 +163,3 @@ def test_first_occurrences_are_those_of_a_dictionary():
     expected = [first.setdefault(text, row) for row, text in enumerate(texts)]
     digests = np.frombuffer(b"".join(map(digest, texts)), dtype=np.uint8).reshape(-1, 16)
     assert first_occurrences(digests).tolist() == expected
-
-
-def test_sample_ranks_depend_on_seed_source_and_id_alone():
-    ranks = sample_ranks(1, "corpus", ["a", "b", "c"])
-    assert sample_ranks(1, "corpus", ["c", "a"]).tolist() == [ranks[2], ranks[0]]
-    assert not set(ranks.tolist()) & set(sample_ranks(2, "corpus", ["a", "b", "c"]).tolist())
-    assert not set(ranks.tolist()) & set(sample_ranks(1, "other", ["a", "b", "c"]).tolist())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from common.projection import PCA_ROWS, plane, principal_plane, sample_by_hash
+from common.projection import PCA_ROWS, plane, principal_plane
 
 
 def blobs(groups: int, rows: int, dims: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -68,29 +67,3 @@ def test_a_vector_that_is_not_finite_is_refused():
         plane(np.full((3, 4), np.nan), 15, 0.1, 42)
     with pytest.raises(ValueError, match="vectors: expected shape"):
         plane(np.zeros(3), 15, 0.1, 42)
-
-
-def test_a_sample_is_even_stable_and_barely_moves_when_the_corpus_grows():
-    ids = [f"doc{number}#0" for number in range(2_000)]
-    chosen = sample_by_hash(ids, 200, 42)
-    assert len(chosen) == 200
-    assert (np.diff(chosen) > 0).all()
-    assert chosen.tolist() == sample_by_hash(ids, 200, 42).tolist()
-    assert chosen.tolist() != sample_by_hash(ids, 200, 43).tolist()
-    assert 70 < (chosen < 1_000).sum() < 130
-    # 10 % more rows can displace only as many of the chosen as are chosen among the new ones.
-    grown = sample_by_hash([*ids, *(f"new{number}#0" for number in range(200))], 200, 42)
-    assert set(grown[grown < 2_000]) <= set(chosen)
-    assert len(set(chosen) - set(grown)) == (grown >= 2_000).sum()
-
-
-def test_a_sample_of_more_than_there_is_is_everything():
-    assert sample_by_hash(["a", "b"], 5, 42).tolist() == [0, 1]
-    assert sample_by_hash([], 5, 42).tolist() == []
-
-
-def test_ids_in_pieces_give_the_same_sample():
-    ids = [f"document{number}#0" for number in range(300)]
-    pieces = pa.chunked_array([ids[:100], [], ids[100:]], pa.string())
-    assert sample_by_hash(pieces, 40, 42).tolist() == sample_by_hash(ids, 40, 42).tolist()
-    assert sample_by_hash(pieces, 300, 42).tolist() == list(range(300))

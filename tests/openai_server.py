@@ -231,7 +231,8 @@ class Server:
     Args:
         faults: the next requests meet these, one each, in the order in which they arrive; None is no fault.
         rule: a fault for every request that it does not answer with None; asked when `faults` is empty.
-        delay: seconds before every answer.
+        delay: seconds before every answer; an error comes at once.
+        together: no answer before so many requests were there at once: on a slow machine too.
         headers: of every request, their names as `Content-Type` (HTTP knows no case).
     """
 
@@ -241,11 +242,13 @@ class Server:
     faults: list[Fault | None] = field(default_factory=list)
     rule: Callable[[dict[str, Any]], Fault | None] = lambda body: None
     delay: float = 0.0
+    together: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     most_at_once: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
+    met: threading.Event = field(default_factory=threading.Event)
     _active: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -258,6 +261,8 @@ class Server:
         with self._lock:
             self._active += 1
             self.most_at_once = max(self.most_at_once, self._active)
+            if self._active >= self.together:
+                self.met.set()
             self.bodies.append(body)
             self.headers.append(headers)
             self.times.append(time.monotonic())
@@ -314,7 +319,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server_state.left()
 
     def _respond(self, body: dict[str, Any], fault: Fault | None) -> None:
-        self.server_state.closing.wait(self.server_state.delay)
+        if self.server_state.together:
+            self.server_state.met.wait(60)
+        if not isinstance(fault, Status):
+            self.server_state.closing.wait(self.server_state.delay)
         if isinstance(fault, Hang):
             self.server_state.closing.wait(fault.seconds)
             self.close_connection = True

@@ -58,7 +58,7 @@ def test_vectors_are_the_models_in_the_order_of_the_texts(server, direct, encodi
 
 
 def test_many_requests_are_on_their_way_but_no_more_than_allowed(server):
-    server.delay = 0.02
+    server.delay, server.together = 0.02, 3
     OpenAIEmbedder(settings(server, max_concurrency=3)).embed_documents(TEXTS)
     assert server.most_at_once == 3
 

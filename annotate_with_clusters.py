@@ -2,7 +2,7 @@
 
 Reads   data/chunks, data/vectors, data/clusters, data/names, and the outputs that annotation.outputs names: JSONL,
         JSON, CSV or Parquet with a text (or several) in each row, a table of neighbours (whose chunks are where the
-        tree has them), rollouts, a folder of texts
+        tree has them), rollouts (data/rollouts/<key>), a folder of texts
 Writes  data/annotations/<key>/: annotations.parquet (a row for each output: the input's columns, cluster_path,
         cluster_depth_0..n, cluster_id_depth_0..n, distance, percentile, outside), analysis.json (rates and tests),
         dropped.parquet (rows that could not be read)
@@ -77,9 +77,11 @@ class ReadOutputs:
 
 
 def reader_of(settings: AnnotationConfig) -> Reader | None:
-    """The reader of the outputs; a path alone is read by its suffix."""
+    """The reader of the outputs; a path alone is read by its suffix, a rollouts artifact by its tables."""
+    from common.rollouts import rollout_files
+
     given = settings.outputs
-    return FilesReader(paths=(given,)) if isinstance(given, str) else given
+    return FilesReader(paths=rollout_files(given)) if isinstance(given, str) else given
 
 
 def read_outputs(settings: AnnotationConfig, chunks: Artifact, cache_dir: Path) -> ReadOutputs:

@@ -222,14 +222,10 @@ def estimate_line(found: Mapping[str, Estimate]) -> str:
 
 def answers_reader(settings: DifficultyConfig) -> FilesReader | HubReader | None:
     """The reader of the answers; of a rollouts artifact, its completions and its failed calls."""
+    from common.rollouts import rollout_files
+
     given = settings.answers
-    if not isinstance(given, str):
-        return given
-    folder = Path(given).expanduser()
-    if not (folder / "manifest.json").is_file():
-        return FilesReader(paths=(given,))
-    kinds = [kind for kind in ("rollouts", "failed") if any(folder.glob(f"{kind}-*.parquet"))]
-    return FilesReader(paths=tuple(str(folder / f"{kind}-*.parquet") for kind in kinds))
+    return FilesReader(paths=rollout_files(given)) if isinstance(given, str) else given
 
 
 def read_answers(settings: DifficultyConfig, cache_dir: Path) -> list[ModelAnswer]:

@@ -577,6 +577,7 @@ def search_clusters(session: Session, text: str) -> dict[str, Any]:
     near = nearest_clusters(query, root, loaded.vectors, loaded.chunk_rows, SEARCH_HITS)
     return {
         "text": text,
+        "clusters": len(facts) - 1,
         "by_words": [
             {**facts[hit.cluster_id], **asdict(hit), "name": facts[hit.cluster_id]["name"], "found_in": hit.fields}
             for hit in match_words(text, names, root)
@@ -599,6 +600,8 @@ def _print_search(found: Mapping[str, Any], console: Console) -> None:
     if near:
         console.print(Text("\nclusters nearest to it", "bold"))
         _print_hits([(each, f"{each['similarity']:.2f}", "") for each in near], ("cosine", ""), console)
+    elif not found["clusters"]:
+        console.print("\nthis tree has no clusters to be near to")
     else:
         console.print("\nit has no part that the embedder knows, so no cluster is near to it")
 

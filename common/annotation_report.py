@@ -53,7 +53,7 @@ def placement_lines(analysis: Mapping[str, Any]) -> Iterator[str]:
     if counts["questions"]:
         what += f" to {counts['questions']:,} questions"
     if counts["models"]:
-        what += f", {len(counts['models'])} models"
+        what += f", {len(counts['models'])} model" + ("s" if len(counts["models"]) > 1 else "")
     yield what + (f", {counts['graded']:,} graded" if counts["graded"] else "")
     ends, placed = counts["outside_interval"], counts["outputs"] - counts["unknown"]
     share = counts["outside"] / placed if placed else 0.0
@@ -145,8 +145,8 @@ def error_verdict(found: Mapping[str, Any], whose: str) -> str:
     names = ", ".join(one_line(each["name"], NAME_WIDTH) for each in flagged[:3])
     single = "1 single cluster stands out" if len(flagged) == 1 else f"{len(flagged)} single clusters stand out"
     alone = f"{single} ({names})" if flagged else "no single cluster stands out"
-    if not tests:
-        return f"where {whose} lies: nothing to test"
+    if max((each["clusters"] for each in tests), default=0) < 2:
+        return f"nothing to test: {whose} always lies in the same place"
     if not passed:
         smallest = min(each["p_holm"] for each in tests)
         return f"not shown: verdicts follow where {whose} lies no more than by chance (Holm p {_p(smallest)}); {alone}"
@@ -184,7 +184,11 @@ def _print_rates(found: Mapping[str, Any], console: Console, every: bool, most: 
     tested = [each for each in pooled if each["p"] is not None]
     flagged = [each for each in tested if each["q"] <= SIGNIFICANT]
     whose = "" if len(found["models"]) == 1 else f", {ALL} together"
-    said = f"{len(flagged)} of {len(tested)} have q <= {SIGNIFICANT}" if tested else "too few questions in each to test"
+    said = (
+        f"{len(flagged)} of {len(tested)} have q <= {SIGNIFICANT}"
+        if tested
+        else "too few questions in or outside each to test"
+    )
     console.print(Text(f"a cluster against the rest{whose}: {said}"))
     shown = pooled if every else _most_telling(pooled, max(most, len(flagged)))
     headers = ("cluster", "id", "answers", "wrong (95%)", "expected", "p", "q")
@@ -261,7 +265,7 @@ def shift_verdict(found: Sequence[Mapping[str, Any]]) -> str:
     graded = [each for each in found if each["p_wrong_holm"] is not None]
     worse = {each["model"] for each in graded if each["p_wrong_holm"] <= SIGNIFICANT and _moved_is_worse(each)}
     models = len({each["model"] for each in found})
-    said = f"{_span(same)} share the cluster ({_span(chance)} by chance); "
+    said = f"{_span(same)} of answers share the truth's cluster ({_span(chance)} by chance); "
     said += f"some clusters gain what others lose for {_of_models(len(biased), models)}"
     if graded:
         said += f"; those that fall elsewhere are more often wrong for {_of_models(len(worse), models)}"

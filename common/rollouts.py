@@ -12,6 +12,15 @@ from common.errors import UserError
 from config import SamplingConfig
 
 
+def rollout_files(path: str) -> tuple[str, ...]:
+    """The path; or, of a rollouts artifact's folder, its completions and its failed calls, which are two tables."""
+    folder = Path(path).expanduser()
+    if not (folder / "manifest.json").is_file():
+        return (path,)
+    kinds = [kind for kind in ("rollouts", "failed") if any(folder.glob(f"{kind}-*.parquet"))]
+    return tuple(str(folder / f"{kind}-*.parquet") for kind in kinds) or (path,)
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a conversation; `role` is system, user or assistant."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -26,7 +28,7 @@ from annotate_with_clusters import (
     read_outputs,
 )
 from cluster_corpus import CLUSTERS, load_tree
-from common.annotation_report import length_lines, print_analysis
+from common.annotation_report import error_verdict, length_lines, print_analysis
 from common.assignment import ancestors
 from common.configs import load_config
 from common.errors import UserError
@@ -252,6 +254,25 @@ def test_an_answer_without_a_place_is_in_no_test_and_in_no_share(config, tmp_pat
     assert "without a place: 20 (no text, or none that the embedder knows); no test counts them" in text
 
 
+def test_the_folder_of_a_rollouts_artifact_is_read_by_its_tables(config, tmp_path):
+    """Its manifest is no output; a call that failed is one without a text."""
+    whole = {"request_id": "q1", "completion": "bread oven dough yeast", "model": "small", "reference": "#### 3"}
+    failed = {**whole, "request_id": "q2", "completion": None}
+    for kind, row in (("rollouts", whole), ("failed", failed)):
+        pq.write_table(pa.Table.from_pylist([row], rollout_schema(whole)), tmp_path / f"{kind}-00000.parquet")
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "stats.json").write_text("{}")
+    rows = rows_of(annotated(config, outputs=str(tmp_path), grade_by="gsm8k"))
+    assert [(row["question_id"], row["distance"] is None, row["correct"]) for row in rows] == [
+        ("q1", False, False),
+        ("q2", True, None),
+    ]
+
+
+def rollout_schema(row: dict[str, Any]) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in row])
+
+
 def test_a_chunk_that_is_not_in_the_corpus_is_named(config, tmp_path):
     path = tmp_path / "similarity.csv"
     path.write_text("sample_id,chunk_id\n7,other#0\n")
@@ -417,6 +438,18 @@ def test_prose_below_a_table_that_is_too_wide_still_fits(graded):
     begin = next(number for number, line in enumerate(lines) if line.startswith("Do errors follow"))
     end = next(number for number, line in enumerate(lines) if line.startswith("by the answers'"))
     assert max(len(line) for line in lines[begin:end]) <= 30
+
+
+def test_where_all_answers_lie_in_one_place_there_is_nothing_to_test(config, tmp_path):
+    draw = np.random.default_rng(9)
+    rows = [{"text": text_about("bread", draw), "correct": n % 2 == 0, "model": "m"} for n in range(12)]
+    session = annotated(config, outputs=write_jsonl(tmp_path / "o.jsonl", rows), alpha=1e-6)
+    levels = {each["clusters"] for each in analysis_of(session)["errors"]["associations"]}
+    text = " ".join(printed(session).split())
+    assert "12 outputs, 1 model, 12 graded" in text
+    assert ("nothing to test: an answer always lies in the same place" in text) == (levels == {1})
+    one = {"associations": [{"clusters": 1, "p_holm": 1.0}], "rates": []}
+    assert error_verdict(one, "an answer") == "nothing to test: an answer always lies in the same place"
 
 
 def test_every_question_is_answered_in_short(graded, config, tmp_path):

@@ -18,6 +18,7 @@ from scipy.stats import false_discovery_control
 
 import explain_clusters
 from cluster_corpus import CLUSTERS, load_tree
+from common.console import stdout
 from common.errors import ConfigError
 from common.stages import Session
 from config import ColumnsText, Config, ExplainConfig, FilesReader, SourceConfig
@@ -241,6 +242,24 @@ def test_the_overview_has_a_line_a_cluster(session, found, capsys):
     for cluster_id in found["clusters"]:
         assert any(line.startswith(f"{cluster_id} ") for line in lines)
     assert any(line.startswith("stage: clusters of the root differ with V") for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_the_overview_fits_the_terminal_and_cuts_no_number(session, found, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    explain_clusters.print_overview(found, explain_clusters.cluster_names(session), stdout())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= width
+    for cluster_id, cluster in found["clusters"].items():
+        line = next(line for line in lines if line.startswith(cluster_id))
+        assert f"{cluster['models']['terms']['separation']['auc']:.3f}" in line.split()
+
+
+def test_a_tree_without_clusters_has_no_table(found, capsys):
+    explain_clusters.print_overview({**found, "clusters": {}}, {}, stdout())
+    out = capsys.readouterr().out
+    assert "no cluster has siblings" in out
+    assert "AUC" not in out
 
 
 def test_a_cluster_is_described_in_full_and_its_corpus_cannot_act_on_the_terminal(session, capsys):

@@ -404,6 +404,14 @@ def test_a_text_that_is_nowhere_is_said_to_be_nowhere(session, capsys):
     assert "no part that the embedder knows" in out
 
 
+def test_in_a_tree_without_clusters_none_is_near():
+    out = io.StringIO()
+    nothing = {"text": "oven", "clusters": 0, "by_words": [], "by_vector": []}
+    name_clusters._print_search(nothing, Console(file=out, width=80))
+    assert "this tree has no clusters to be near to" in out.getvalue()
+    assert "no part that the embedder knows" not in out.getvalue()
+
+
 def test_an_empty_search_is_refused(session):
     with pytest.raises(ConfigError, match="empty"):
         search_clusters(session, " ")

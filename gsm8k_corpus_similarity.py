@@ -141,7 +141,7 @@ def answers_path(settings: SimilarityConfig) -> Path:
     return path
 
 
-# --- vectors and distances -----------------------------------------------------------------------------------
+# --- texts and stages, measured ------------------------------------------------------------------------------
 
 
 def embed(job: Job, texts: Sequence[str], what: str) -> Float32[np.ndarray, "texts dims"]:
@@ -160,41 +160,80 @@ def embed(job: Job, texts: Sequence[str], what: str) -> Float32[np.ndarray, "tex
     return np.concatenate(found)
 
 
-# --- tables --------------------------------------------------------------------------------------------------
+def measure_texts(job: Job, corpus: Corpus) -> Measured:
+    """Gather and embed the texts, and held-out ones of their lengths.
 
-
-def chunk_columns(job: Job, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array]:
-    """Id and text of some chunks, cut to `chunk_chars`; and where there is a tree, their clusters."""
+    Raises:
+        UserError: the embedder knows none of the texts.
+    """
     import numpy as np
-    import pyarrow as pa
 
-    from common.stored_chunks import take_chunks
+    from common.similarity import length_edges
+    from common.similarity_corpus import held_out_texts
+    from common.similarity_measured import Measured, Texts
+    from common.similarity_texts import Unused, cut_to_lengths, word_count
 
-    limit = job.config.similarity.chunk_chars or None
-    distinct, place = np.unique(rows, return_inverse=True)
-    read = take_chunks(job.inputs["chunks"], distinct, ["chunk_id", "text"])
-    texts = [text[:limit] for text in read["text"].to_pylist()]
-    columns = {"chunk_id": read["chunk_id"].combine_chunks(), "chunk_text": pa.array(texts, pa.string())}
-    columns |= cluster_columns(job, distinct) if "clusters" in job.inputs else {}
-    at = pa.array(place)
-    return {name: column.take(at) for name, column in columns.items()}
+    settings, texts = job.config.similarity, gather_texts(job)
+    queries = embed(job, [entry.text for entry in texts.entries], "texts")
+    known = np.any(queries, axis=1)
+    lost = [
+        entry for entry, there in zip(texts.entries, known.tolist(), strict=True) if not there and not entry.shuffle
+    ]
+    unused = [Unused(entry.sample_id, entry.variant, entry.model, NO_DIRECTION) for entry in lost]
+    entries = [entry for entry, there in zip(texts.entries, known.tolist(), strict=True) if there]
+    plain = np.array([row for row, entry in enumerate(entries) if not entry.shuffle], dtype=np.int64)
+    if not len(plain):
+        raise UserError("the embedder knows no word of any question; embed the corpus with another one")
+    words = np.array([word_count(entry.text) for entry in entries], dtype=np.int64)
+    edges = length_edges(words[plain], settings.length_classes)
+    null = cut_to_lengths(held_out_texts(job.inputs["chunks"], corpus), words[plain], edges, settings.seed)
+    null_queries = embed(job, null.texts, "held-out")
+    there = np.any(null_queries, axis=1)
+    kept = Texts(entries, [*texts.unused, *unused], texts.grades, texts.questions)
+    return Measured(kept, words, queries[known], plain, edges, null.of(there), null_queries[there])
 
 
-def cluster_columns(job: Job, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array]:
-    """Path of every chunk, and the name of its cluster at each depth (from 0, below the root)."""
-    import pyarrow as pa
+@dataclass(frozen=True, eq=False)
+class StageResult:
+    """Everything about one stage: scores of all texts, its held-out texts with their distances, verbatim evidence."""
 
-    from common.assignment import ancestors
+    scores: StageScores
+    null: pa.Table
+    evidence: list[Evidence]
 
-    names = job.inputs["names"].json("names.json")
-    paths = placed(job.inputs["clusters"], rows)["path"].to_pylist()
-    nodes = [ancestors(path) for path in paths]
-    depth = max((cluster_id.count(".") + 1 for cluster_id in names if cluster_id[0].isdigit()), default=0)
-    columns = {"cluster_path": pa.array(paths, pa.string())}
-    for level in range(depth):
-        named = [names[each[level]]["name"] if level < len(each) else None for each in nodes]
-        columns[f"cluster_depth_{level}"] = pa.array(named, pa.string())
-    return columns
+
+def score_stage(job: Job, corpus: Corpus, number: int, measured: Measured, near: Neighbours) -> StageResult:
+    """Equal pools, the null, and what is shared word for word."""
+    import numpy as np
+
+    from common.similarity import length_class, nearness_by_class
+    from common.similarity_corpus import documents_of, pooled
+    from common.similarity_evidence import find_overlap, longest_spans, side_by_side
+    from common.similarity_summary import StageScores
+    from common.similarity_tables import null_table
+
+    stage, count, null = corpus.stages[number], len(measured.entries), measured.null
+    documents = partial(documents_of, job.inputs["documents"], stage)
+    mine = np.flatnonzero(null.stage == number)
+    queries = np.concatenate([measured.queries, measured.null_queries[mine]])
+    found = pooled(corpus, number, queries, job.config.similarity, job)
+    ours, theirs = found.nearest[:count], found.nearest[count:]
+    classes = length_class(measured.words, measured.edges)
+    overlap = find_overlap(documents(), [entry.written for entry in measured.entries])
+    rows = longest_spans(measured.entries, overlap, EVIDENCE)
+    distances = near.distances.astype(np.float64)
+    scores = StageScores(
+        stage=stage,
+        raw=distances[:, 0],
+        raw_mean=distances.mean(axis=1),
+        pooled=ours,
+        pooled_mean=found.mean[:count],
+        percentile=nearness_by_class(ours, classes, theirs, null.length_class[mine]),
+        overlap=overlap.plain,
+        masked=overlap.masked,
+    )
+    shown = side_by_side(measured.entries, rows, stage, overlap, documents()) if rows else []
+    return StageResult(scores, null_table(stage, null, mine, theirs), shown)
 
 
 # --- chunks most like the benchmark --------------------------------------------------------------------------
@@ -286,99 +325,41 @@ def chunk_scores(
     return scores, {"nearest_sample": near.query, "best_ranked_sample": ranks.best_query.astype(np.int64)}
 
 
-# --- the stage -----------------------------------------------------------------------------------------------
+# --- tables --------------------------------------------------------------------------------------------------
 
 
-def measure_texts(job: Job, corpus: Corpus) -> Measured:
-    """Gather and embed the texts, and held-out ones of their lengths.
-
-    Raises:
-        UserError: the embedder knows none of the texts.
-    """
+def chunk_columns(job: Job, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array]:
+    """Id and text of some chunks, cut to `chunk_chars`; and where there is a tree, their clusters."""
     import numpy as np
+    import pyarrow as pa
 
-    from common.similarity import length_edges
-    from common.similarity_corpus import held_out_texts
-    from common.similarity_measured import Measured, Texts
-    from common.similarity_texts import Unused, cut_to_lengths, word_count
+    from common.stored_chunks import take_chunks
 
-    settings, texts = job.config.similarity, gather_texts(job)
-    queries = embed(job, [entry.text for entry in texts.entries], "texts")
-    known = np.any(queries, axis=1)
-    lost = [
-        entry for entry, there in zip(texts.entries, known.tolist(), strict=True) if not there and not entry.shuffle
-    ]
-    unused = [Unused(entry.sample_id, entry.variant, entry.model, NO_DIRECTION) for entry in lost]
-    entries = [entry for entry, there in zip(texts.entries, known.tolist(), strict=True) if there]
-    plain = np.array([row for row, entry in enumerate(entries) if not entry.shuffle], dtype=np.int64)
-    if not len(plain):
-        raise UserError("the embedder knows no word of any question; embed the corpus with another one")
-    words = np.array([word_count(entry.text) for entry in entries], dtype=np.int64)
-    edges = length_edges(words[plain], settings.length_classes)
-    null = cut_to_lengths(held_out_texts(job.inputs["chunks"], corpus), words[plain], edges, settings.seed)
-    null_queries = embed(job, null.texts, "held-out")
-    there = np.any(null_queries, axis=1)
-    kept = Texts(entries, [*texts.unused, *unused], texts.grades, texts.questions)
-    return Measured(kept, words, queries[known], plain, edges, null.of(there), null_queries[there])
+    limit = job.config.similarity.chunk_chars or None
+    distinct, place = np.unique(rows, return_inverse=True)
+    read = take_chunks(job.inputs["chunks"], distinct, ["chunk_id", "text"])
+    texts = [text[:limit] for text in read["text"].to_pylist()]
+    columns = {"chunk_id": read["chunk_id"].combine_chunks(), "chunk_text": pa.array(texts, pa.string())}
+    columns |= cluster_columns(job, distinct) if "clusters" in job.inputs else {}
+    at = pa.array(place)
+    return {name: column.take(at) for name, column in columns.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class StageResult:
-    """Everything about one stage: scores of all texts, its held-out texts with their distances, verbatim evidence."""
+def cluster_columns(job: Job, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array]:
+    """Path of every chunk, and the name of its cluster at each depth (from 0, below the root)."""
+    import pyarrow as pa
 
-    scores: StageScores
-    null: pa.Table
-    evidence: list[Evidence]
+    from common.assignment import ancestors
 
-
-def score_stage(job: Job, corpus: Corpus, number: int, measured: Measured, near: Neighbours) -> StageResult:
-    """Equal pools, the null, and what is shared word for word."""
-    import numpy as np
-
-    from common.similarity import length_class, nearness_by_class
-    from common.similarity_corpus import documents_of, pooled
-    from common.similarity_evidence import find_overlap, longest_spans, side_by_side
-    from common.similarity_summary import StageScores
-    from common.similarity_tables import null_table
-
-    stage, count, null = corpus.stages[number], len(measured.entries), measured.null
-    documents = partial(documents_of, job.inputs["documents"], stage)
-    mine = np.flatnonzero(null.stage == number)
-    queries = np.concatenate([measured.queries, measured.null_queries[mine]])
-    found = pooled(corpus, number, queries, job.config.similarity, job)
-    ours, theirs = found.nearest[:count], found.nearest[count:]
-    classes = length_class(measured.words, measured.edges)
-    overlap = find_overlap(documents(), [entry.written for entry in measured.entries])
-    rows = longest_spans(measured.entries, overlap, EVIDENCE)
-    distances = near.distances.astype(np.float64)
-    scores = StageScores(
-        stage=stage,
-        raw=distances[:, 0],
-        raw_mean=distances.mean(axis=1),
-        pooled=ours,
-        pooled_mean=found.mean[:count],
-        percentile=nearness_by_class(ours, classes, theirs, null.length_class[mine]),
-        overlap=overlap.plain,
-        masked=overlap.masked,
-    )
-    shown = side_by_side(measured.entries, rows, stage, overlap, documents()) if rows else []
-    return StageResult(scores, null_table(stage, null, mine, theirs), shown)
-
-
-def compute(job: Job) -> int:
-    """Measure, test and write everything; returns the number of texts of the benchmark and its answers."""
-    from common.similarity_corpus import load_corpus, raw_neighbours
-
-    corpus = load_corpus(job.inputs["chunks"], job.inputs["vectors"], job.config.similarity)
-    measured = measure_texts(job, corpus)
-    near = raw_neighbours(job, corpus, measured.queries, job.config.similarity)
-    numbers = job.progress.track(range(len(corpus.stages)), label="stages")
-    found = [score_stage(job, corpus, number, measured, near[number]) for number in numbers]
-    write_tables(job, corpus, measured, near, found)
-    aggregation = score_chunks(job, corpus, measured, [each.scores for each in found])
-    summary = summarise(job, corpus, measured, found, aggregation)
-    write_pages(job, measured, [each.scores for each in found], summary)
-    return len(measured.plain)
+    names = job.inputs["names"].json("names.json")
+    paths = placed(job.inputs["clusters"], rows)["path"].to_pylist()
+    nodes = [ancestors(path) for path in paths]
+    depth = max((cluster_id.count(".") + 1 for cluster_id in names if cluster_id[0].isdigit()), default=0)
+    columns = {"cluster_path": pa.array(paths, pa.string())}
+    for level in range(depth):
+        named = [names[each[level]]["name"] if level < len(each) else None for each in nodes]
+        columns[f"cluster_depth_{level}"] = pa.array(named, pa.string())
+    return columns
 
 
 def write_tables(
@@ -451,6 +432,25 @@ def write_pages(job: Job, measured: Measured, scores: Sequence[StageScores], sum
         shown[name] = pictures(figure)
     with job.part.write("report.html") as path:
         path.write_text(render(summary, shown), encoding="utf-8", newline="\n")
+
+
+# --- the stage -----------------------------------------------------------------------------------------------
+
+
+def compute(job: Job) -> int:
+    """Measure, test and write everything; returns the number of texts of the benchmark and its answers."""
+    from common.similarity_corpus import load_corpus, raw_neighbours
+
+    corpus = load_corpus(job.inputs["chunks"], job.inputs["vectors"], job.config.similarity)
+    measured = measure_texts(job, corpus)
+    near = raw_neighbours(job, corpus, measured.queries, job.config.similarity)
+    numbers = job.progress.track(range(len(corpus.stages)), label="stages")
+    found = [score_stage(job, corpus, number, measured, near[number]) for number in numbers]
+    write_tables(job, corpus, measured, near, found)
+    aggregation = score_chunks(job, corpus, measured, [each.scores for each in found])
+    summary = summarise(job, corpus, measured, found, aggregation)
+    write_pages(job, measured, [each.scores for each in found], summary)
+    return len(measured.plain)
 
 
 def _settings(config: Config) -> Mapping[str, object]:

@@ -117,7 +117,7 @@ BENCHMARKS = Stage(
 )
 
 
-# --- what both sides are -------------------------------------------------------------------------------------
+# --- questions, embedded -------------------------------------------------------------------------------------
 
 
 def load_asked(inputs: Mapping[str, Artifact], config: Config) -> Asked:
@@ -135,6 +135,26 @@ def load_asked(inputs: Mapping[str, Artifact], config: Config) -> Asked:
     number = {name: place for place, name in enumerate(names)}
     benchmark = np.array([number[name] for name in labels], dtype=np.int64)
     return Asked(table, names, benchmark, vectors, np.any(vectors, axis=1))
+
+
+def shuffled_copies(job: Job, asked: Asked) -> Null:
+    """Of each benchmark questions with the words of all of them dealt out anew among them, `null_questions` at most."""
+    import numpy as np
+
+    from common.benchmark_scores import Wanted
+    from common.contamination import shuffled_questions
+
+    settings, found = job.config.benchmarks, {}
+    for benchmark in range(len(asked.names)):
+        mine = asked.of(benchmark)
+        if not len(mine):
+            continue
+        copies = shuffled_questions(asked.wanted(mine).questions, settings.seed)
+        some = np.random.default_rng(settings.seed).permutation(len(copies))[: settings.null_questions]
+        copies = [copies[place] for place in np.sort(some).tolist()]
+        texts = [copy.text for copy in copies]
+        found[benchmark] = Wanted(copies, embed_texts(job.inputs["vectors"], texts, job.config, keep_unknown=True))
+    return found
 
 
 # --- the side of the chunks ----------------------------------------------------------------------------------
@@ -178,29 +198,6 @@ def chunk_ranks(job: Job, stored: Stored, questions: np.ndarray) -> dict[str, An
     scores = rank_scores(stored.vectors, questions, METRIC, job=job)
     values = scores.rank_max if strategy == "rank_max" else scores.rank_mean
     return {strategy: pa.array(values), "percentile": pa.array(scores.percentile(strategy))}
-
-
-# --- the side of the questions -------------------------------------------------------------------------------
-
-
-def shuffled_copies(job: Job, asked: Asked) -> Null:
-    """Of each benchmark questions with the words of all of them dealt out anew among them, `null_questions` at most."""
-    import numpy as np
-
-    from common.benchmark_scores import Wanted
-    from common.contamination import shuffled_questions
-
-    settings, found = job.config.benchmarks, {}
-    for benchmark in range(len(asked.names)):
-        mine = asked.of(benchmark)
-        if not len(mine):
-            continue
-        copies = shuffled_questions(asked.wanted(mine).questions, settings.seed)
-        some = np.random.default_rng(settings.seed).permutation(len(copies))[: settings.null_questions]
-        copies = [copies[place] for place in np.sort(some).tolist()]
-        texts = [copy.text for copy in copies]
-        found[benchmark] = Wanted(copies, embed_texts(job.inputs["vectors"], texts, job.config, keep_unknown=True))
-    return found
 
 
 # --- what is written -----------------------------------------------------------------------------------------

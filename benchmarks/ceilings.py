@@ -157,7 +157,8 @@ def open_shingles(folder: Path, shards: int) -> Callable[[], str]:
         np.save(folder / f"{name}.offsets.npy", np.array([0, 4, 8]))
         staged.append(StagedShard(name, 0, 2 * number, 2))
     whole = Staged(part, tuple(staged))
-    return lambda: _under_limit(lambda: [whole.shingles_of(2 * number) for number in range(shards)])
+    # Of two documents at a time, as they are compared: what is kept of a shard keeps it open.
+    return lambda: _under_limit(lambda: sum(len(whole.shingles_of(2 * number)) for number in range(shards)))
 
 
 def _under_limit(work: Callable[[], Any]) -> str:
@@ -330,8 +331,8 @@ def tree_rows(folder: Path, rows: int) -> Callable[[], str]:
 CEILINGS = {
     "prepare: exact duplicates": Probe("document", (100_000, 300_000, 1_000_000), exact_duplicates),
     "prepare: near duplicates": Probe("document", (50_000, 200_000, 800_000), near_duplicates),
-    "prepare: shingles open": Probe("shard", (400, 600), open_shingles),
-    "vectors: alignment": Probe("shard", (400, 600), open_files),
+    "prepare: shingles open": Probe("shard", (600, 6_000), open_shingles),
+    "vectors: alignment": Probe("shard", (600, 6_000), open_files),
     "vectors: row cache": Probe("row", (25_000, 100_000, 400_000), cached_rows),
     "store: files": Probe("file", (1_000, 5_000, 25_000), shard_files),
     "search: hits among shards": Probe("shard", (250, 1_000, 4_000), hits_of_shards),

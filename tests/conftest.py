@@ -29,6 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 REAL_DATA_VARIABLE = "CORPUS_PROXIMITY_REALDATA"
 MOST_WORKERS, WORKER_GIGABYTES = 8, 2
+SLOW_SECONDS = 900
 
 
 def real_data_folder() -> Path | None:
@@ -104,6 +105,8 @@ def _family(item: pytest.Item) -> int | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip `realdata` tests where the folder is not named, and `network` tests unless asked for with `-m network`.
 
+    A slow test that says nothing else has `SLOW_SECONDS`: one that takes half a minute takes three on a busy machine.
+
     Last of the plugins: what `-m` leaves out must be gone when the tests are dealt.
     """
     asked = config.getoption("markexpr")
@@ -115,6 +118,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(absent)
         if item.get_closest_marker("network") and not online:
             item.add_marker(offline)
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     if workers > 1:
         items[:] = dealt(items, workers)

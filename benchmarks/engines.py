@@ -19,6 +19,7 @@ an array, on a cluster started in the same way; no keys, checksums, resuming or 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -240,6 +241,7 @@ def plain(session: Any) -> Passed:
     connect(session.config.workers + 1)
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().target_max_block_size = PLAIN_BLOCK
     chunks = ray.data.read_parquet(files, override_num_blocks=len(files)).select_columns(["chunk_id", "text"])
     pool = ray.data.ActorPoolStrategy(size=session.config.workers)

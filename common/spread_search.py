@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 # Pairs (row, query) that one core compares in some ten seconds at 384 dimensions: below this, no worker is started.
 LEAST_PAIRS = 1_000_000_000
-# A range is a block of rows at least, and of so many pairs that what a part costs besides (its file, and 0.02 CPU-s of a
+# A range is a block of rows at least, and of so many pairs that what a part costs besides (its file, 0.02 CPU-s of a
 # cluster) is little; but no longer than is good for reading, and for what a lost worker costs. More than 256 are not
 # worth it.
 RANGE_ROWS, RANGE_PAIRS, READ_ROWS = 16_384, 200_000_000, 250_000

@@ -139,6 +139,7 @@ def searches(neighbours: pa.Table) -> tuple[Search, ...]:
 
 def outputs(annotations: Artifact, config: Config) -> Outputs:
     """Where the annotated outputs fall; empty when there are none."""
+    from common.annotation_report import answers_in_short
     from common.report_page import OutputGroup, Outputs
 
     if not annotations.rows:
@@ -157,7 +158,8 @@ def outputs(annotations: Artifact, config: Config) -> Outputs:
     )
     table = annotations.table("annotations.parquet")
     graded = table["correct"].drop_null().to_pylist()
-    return Outputs(groups, tuple(placed_outputs(table)), config.annotation.alpha, len(graded), graded.count(False))
+    examples, answers = tuple(placed_outputs(table)), tuple(answers_in_short(analysis))
+    return Outputs(groups, examples, config.annotation.alpha, len(graded), graded.count(False), answers)
 
 
 def leaked_questions(inputs: Mapping[str, Artifact]) -> Contamination:
@@ -277,7 +279,7 @@ def benchmarks_looked_for(session: Session) -> tuple[Stage, ...]:
 REPORT = Stage(
     name="report",
     script="report.py",
-    version=3,
+    version=4,
     settings=report_settings,
     compute=compute_report,
     inputs=(DOCUMENTS, CHUNKS, VECTORS, NEIGHBOURS, CLUSTERS, NAMES, MAP, ANNOTATIONS),

@@ -15,6 +15,9 @@ from common.console import one_line, print_fitted
 if TYPE_CHECKING:
     from rich.console import Console
 
+ERRORS = "Do errors follow clusters?"
+SHIFTS = "Do answers fall in other clusters than the ground truth?"
+DIFFICULTY = "Are harder questions farther from every cluster?"
 # Clusters printed of a table unless all are asked for.
 SHOWN = 12
 NAME_WIDTH = 30
@@ -37,13 +40,28 @@ def print_analysis(analysis: Mapping[str, Any], console: Console, *, every: bool
     for line in length_lines(analysis):
         console.print(Text(line, "yellow"))
     if analysis["errors"]:
+        console.print(Text(f"\n{ERRORS}", "bold"))
         _print_errors(analysis["errors"], analysis["errors_by"], console, every)
     if analysis["shifts"]:
+        console.print(Text(f"\n{SHIFTS}", "bold"))
         _print_shifts(analysis["shifts"], console, every)
     if analysis["difficulty"]:
+        console.print(Text(f"\n{DIFFICULTY}", "bold"))
         _print_difficulty(analysis["difficulty"], console)
     if not analysis["errors"]:
         console.print(Text("no output says whether it is right: nothing to test", "dim"))
+
+
+def answers_in_short(analysis: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each question that the outputs can answer, with its answer in a sentence; a question may have several."""
+    if analysis["errors"]:
+        yield ERRORS, error_verdict(analysis["errors"], "an answer")
+        for variant, found in analysis["errors_by"].items():
+            yield ERRORS, error_verdict(found, f"the {one_line(variant, NAME_WIDTH)}")
+    if analysis["shifts"]:
+        yield SHIFTS, shift_verdict(analysis["shifts"])
+    for each in analysis["difficulty"] or ():
+        yield DIFFICULTY, difficulty_verdict(each)
 
 
 def placement_lines(analysis: Mapping[str, Any]) -> Iterator[str]:
@@ -109,7 +127,6 @@ def _place_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
 
 
 def _print_errors(found: Mapping[str, Any], by: Mapping[str, Mapping[str, Any]], console: Console, every: bool) -> None:
-    console.print(Text("\nDo errors follow clusters?", "bold"))
     for each in found["models"]:
         share = each["wrong"] / each["answers"]
         ends = f"{each['low']:.1%} to {each['high']:.1%}"
@@ -236,7 +253,6 @@ def _rate_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
 
 
 def _print_shifts(found: Sequence[Mapping[str, Any]], console: Console, every: bool) -> None:
-    console.print(Text("\nDo answers fall in other clusters than the ground truth?", "bold"))
     _in_short(shift_verdict(found), console)
     headers = ("level", "model", "pairs", "same cluster", "by chance", "margins: p", "Holm p")
     shown = _first_and_last(found, every)
@@ -321,7 +337,6 @@ def _wrong_cells(each: Mapping[str, Any]) -> tuple[Text, ...]:
 
 
 def _print_difficulty(found: Iterable[Mapping[str, Any]], console: Console) -> None:
-    console.print(Text("\nAre harder questions farther from every cluster?", "bold"))
     found = list(found)
     for each in found:
         _in_short(difficulty_verdict(each), console)

@@ -159,13 +159,17 @@ class PlacedOutput:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The annotated outputs: their kinds, a few to read, and how many were right or wrong (0 where none says)."""
+    """The annotated outputs: their kinds, a few to read, and how many were right or wrong (0 where none says).
+
+    `answers`: questions that the tests answer, each with a sentence.
+    """
 
     groups: tuple[OutputGroup, ...] = ()
     examples: tuple[PlacedOutput, ...] = ()
     alpha: float = 0.05
     graded: int = 0
     wrong: int = 0
+    answers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -450,9 +454,21 @@ def outputs_section(report: Report) -> Html:
         "Annotated outputs",
         tag("p", note, tag("code", "uv run annotate_with_clusters.py CONFIG"), class_="note"),
         table(("outputs", "count", "outside the corpus", "most of them in"), rows, numeric=(1,)),
+        answers_list(outputs.answers),
         tag("h3", "The nearest and the farthest of each"),
         table(("outputs", "text", "clusters", "distance", farther), placed, numeric=(3, 4)),
     )
+
+
+def answers_list(answers: Sequence[tuple[str, str]]) -> Html:
+    """Every question once, with what the tests say; nothing where nothing was tested."""
+    if not answers:
+        return Html("")
+    sentences: dict[str, list[str]] = {}
+    for question, sentence in answers:
+        sentences.setdefault(question, []).append(sentence)
+    parts = (join([tag("dt", question), *(tag("dd", each) for each in found)]) for question, found in sentences.items())
+    return join([tag("h3", "Errors and distances"), tag("dl", *parts, class_="answers")])
 
 
 def _graded(outputs: Outputs) -> str:

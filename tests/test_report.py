@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from common.annotation_report import answers_in_short
 from common.cluster_tree import ROOT_ID
-from common.html import asset, plotly_script, printable, shorten
+from common.html import asset, escape, plotly_script, printable, shorten
 from common.leaks import Contamination
 from common.progress import Progress
 from common.report_page import NOISE, ClusterView, Report, render, script_data, share, size, treemap_data
@@ -121,6 +122,19 @@ def test_an_output_without_a_place_is_neither_near_nor_far():
     assert [item.text for item in placed_outputs(pa.table(columns | distances))] == ["a", "b"]
     nowhere = pa.table(columns | distances).slice(1, 1)
     assert list(placed_outputs(nowhere)) == []
+
+
+def test_what_the_tests_say_is_on_the_page_in_short(shown, upstream):
+    wanted = list(answers_in_short(upstream["annotations"].json("analysis.json")))
+    assert list(shown.outputs.answers) == wanted
+    assert [question for question, _ in wanted].count("Do errors follow clusters?") == 2
+    markup = render(shown)
+    section = markup[markup.index('id="outputs"') : markup.index('id="dropped"')]
+    for question, sentence in wanted:
+        assert section.count(str(escape(question))) == 1
+        assert str(escape(sentence)) in section
+    silent = render(replace(shown, outputs=replace(shown.outputs, answers=())))
+    assert "Do errors follow clusters?" not in silent
 
 
 def test_a_config_without_outputs_has_a_page_without_them(tmp_path):

@@ -468,7 +468,7 @@ def test_the_command_on_our_own_questions(tmp_path, capsys):
     from gsm8k_corpus_similarity import arguments, present
 
     small = [f"data_dir={tmp_path}", "similarity.permutations=199", "similarity.bootstraps=100"]
-    for n, count, package in ((0, 150, "scikit-learn"), (1, 120, "networkx"), (3, 110, "nltk")):
+    for n, count, package in ((0, 150, "rich"), (1, 120, "fsspec"), (3, 110, "hypothesis")):
         small += [f"prepare.sources.{n}.sample_documents={count}"]
         small += [f'prepare.sources.{n}.reader={{"kind": "packages", "packages": ["{package}"], "min_chars": 200}}']
     asked = ["configs/gsm8k_similarity_01_tiny.py", *small]

@@ -24,7 +24,7 @@ from tests.s3_servers import BUCKET, SECRET, SERVERS, S3Server, running
 from tests.test_faults import CLUSTER, EMBED, NAME, PREPARE, REPORT, SEARCH, main_job, store_checksums
 from tests.toy_project import CONFIG, NUMBERS, ROOT, SUMS, Project, toy_project
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 KILLED = -signal.SIGKILL
 PATIENCE = 600.0  # seconds, for what is done in ten on an idle machine
 URL = f"s3://{BUCKET}/some/prefix"

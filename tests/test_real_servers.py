@@ -47,7 +47,9 @@ from common.vllm_engine import QUIET, server_command, unload_vllm
 from config import EmbeddingConfig, GenerationConfig, SamplingConfig
 from tests.models import build_language_model, build_transformer, random_texts
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# A vLLM server starts in a minute, and at a load of 20 on two cores in over ten.
+START_SECONDS = 1500
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * START_SECONDS)]
 TEXTS = ["Why?", "Rivers carry sediment from the mountains.", "naïve 漢字 🙂", "a b c d e f g"]
 SERVE = ("-m", "transformers.cli.transformers", "serve")
 KINDS = ["transformers", "vllm"]
@@ -120,11 +122,15 @@ def running(kind: str, folder: Path, tmp_path: Path, runner: str = "generate") -
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
-    limit = time.monotonic() + 600
+    limit = time.monotonic() + START_SECONDS
     while time.monotonic() < limit and process.poll() is None:
         try:
             urlopen(url, timeout=5).close()

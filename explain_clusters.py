@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 # What is compared between clusters: columns of every chunk.
 COMPARED = ("stage", "source")
 NOISE = "in no cluster"
+# Ids that an error names.
+IDS_NAMED = 12
 TREE_SETTINGS, LINEAR_SETTINGS = ("rounds", "tree_features"), ("strength",)
 
 
@@ -580,7 +582,9 @@ def present(session: Session, args: Namespace) -> object:
 def _no_such(cluster_id: str, found: Mapping[str, Any], root: ClusterNode) -> str:
     if any(node.cluster_id == cluster_id for node in root.walk()):
         return f"cluster '{cluster_id}' has no siblings, or too few documents, to be explained"
-    return f"no cluster '{cluster_id}' in this tree; explained: {', '.join(found['clusters']) or 'none'}"
+    known = list(found["clusters"])
+    more = f" and {len(known) - IDS_NAMED:,} more" if len(known) > IDS_NAMED else ""
+    return f"no cluster '{cluster_id}' in this tree; explained: {', '.join(known[:IDS_NAMED]) or 'none'}{more}"
 
 
 def draw(artifact: Artifact, cluster_id: str, names: Mapping[str, str], target: Path, model: str) -> None:

@@ -164,6 +164,8 @@ def error_verdict(found: Mapping[str, Any], whose: str) -> str:
     alone = f"{single} ({names})" if flagged else "no single cluster stands out"
     if max((each["clusters"] for each in tests), default=0) < 2:
         return f"nothing to test: {whose} always lies in the same place"
+    if all(each["wrong"] in (0, each["answers"]) for each in found["models"]):
+        return "nothing to test: no model has both right and wrong answers"
     if not passed:
         smallest = min(each["p_holm"] for each in tests)
         return f"not shown: verdicts follow where {whose} lies no more than by chance (Holm p {_p(smallest)}); {alone}"

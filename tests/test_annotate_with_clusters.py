@@ -448,8 +448,16 @@ def test_where_all_answers_lie_in_one_place_there_is_nothing_to_test(config, tmp
     text = " ".join(printed(session).split())
     assert "12 outputs, 1 model, 12 graded" in text
     assert ("nothing to test: an answer always lies in the same place" in text) == (levels == {1})
-    one = {"associations": [{"clusters": 1, "p_holm": 1.0}], "rates": []}
+    one = {"associations": [{"clusters": 1, "p_holm": 1.0}], "rates": [], "models": []}
     assert error_verdict(one, "an answer") == "nothing to test: an answer always lies in the same place"
+
+
+def test_where_every_model_is_always_right_or_always_wrong_there_is_nothing_to_test(graded):
+    found = analysis_of(graded)["errors"]
+    same = [{**each, "wrong": each["answers"] * (number % 2)} for number, each in enumerate(found["models"])]
+    said = "nothing to test: no model has both right and wrong answers"
+    assert error_verdict({**found, "models": same}, "an answer") == said
+    assert error_verdict({**found, "models": [*same, {"wrong": 1, "answers": 2}]}, "an answer") != said
 
 
 def test_every_question_is_answered_in_short(graded, config, tmp_path):

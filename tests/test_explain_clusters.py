@@ -255,6 +255,13 @@ def test_the_overview_fits_the_terminal_and_cuts_no_number(session, found, capsy
         assert f"{cluster['models']['terms']['separation']['auc']:.3f}" in line.split()
 
 
+def test_an_error_names_a_few_ids_of_many(session):
+    root = load_tree(session.load(CLUSTERS))
+    many = {"clusters": {f"{number}": {} for number in range(20, 220)}}
+    message = explain_clusters._no_such("x", many, root)
+    assert message.endswith("explained: 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31 and 188 more")
+
+
 def test_a_tree_without_clusters_has_no_table(found, capsys):
     explain_clusters.print_overview({**found, "clusters": {}}, {}, stdout())
     out = capsys.readouterr().out

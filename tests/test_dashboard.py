@@ -390,6 +390,7 @@ def server(finished, tmp_path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--server.headless=true", "--server.address=127.0.0.1", f"--server.port={port}"]
+    options += ["--server.fileWatcherType=none"]  # it looks at every module again and again
     command = [sys.executable, "-m", "streamlit", "run", str(app), *options]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
@@ -398,7 +399,7 @@ def server(finished, tmp_path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def wait_until_up(address: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
@@ -428,7 +429,7 @@ def test_in_a_browser_a_filter_and_a_search_narrow_the_clusters(browser, server)
     page.get_by_label("Find", exact=True).fill("edge")
     page.keyboard.press("Enter")
     page.get_by_text("1 cluster of 5").wait_for(timeout=30_000)
-    assert page.get_by_role("heading", name="graph, edge").is_visible()
+    page.get_by_role("heading", name="graph, edge").wait_for(timeout=30_000)
     page.get_by_test_id("stSidebar").get_by_text(ERRORS).click()
     page.get_by_role("heading", name=ERRORS).wait_for(timeout=30_000)
     assert page.locator("text=Traceback").count() == 0

@@ -37,6 +37,7 @@ from tests.toy_project import ROOT, Project, checksums, identities, wait_for
 JOB = str(ROOT / "tests" / "toy" / "engine_job.py")
 MODEL = ("embedding.engine=sentence_transformers", "embedding.model=model", "embedding.device=cpu")
 TWO, RAY = ("workers=2",), ("engine=ray", "workers=2")
+STAGED = r"scratch/\d+-\d+\.parquet"  # a staged shard of any source: they are read at the same time
 WORDS = " ".join(TRAINING_TEXT[:-1]).split()
 CONFIG = """
 from config import ChunkingConfig, Config, EmbeddingConfig, FilesReader, PrepareConfig, SourceConfig
@@ -136,7 +137,7 @@ def held(project: Project, data: str) -> Generator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_processes_that_are_both_killed(project, wanted):
-    for pattern, overrides in ((r"scratch/000-\d", ()), (r"vectors-\d", MODEL)):
+    for pattern, overrides in ((STAGED, ()), (r"vectors-\d", MODEL)):
         with held(project, "killed"):
             process = start(project, "killed", *TWO, *overrides)
             wait_for(lambda shard=pattern: finished_shards(project, "killed", shard), process, 300)
@@ -204,7 +205,7 @@ def ray_job(tmp_path, monkeypatch) -> Any:
 def test_a_cluster_with_killed_workers_makes_the_bytes_of_one_process(project, wanted):
     """Those of the stream of documents, and those of the vectors."""
     pytest.importorskip("ray")
-    for pattern, overrides in ((r"scratch/000-\d", ()), (r"vectors-\d", MODEL)):
+    for pattern, overrides in ((STAGED, ()), (r"vectors-\d", MODEL)):
         with held(project, "ray"):
             process = start(project, "ray", *RAY, *overrides)
             wait_for(lambda shard=pattern: finished_shards(project, "ray", shard), process, 300)
@@ -225,7 +226,7 @@ def test_a_cluster_with_killed_workers_makes_the_bytes_of_one_process(project, w
 def test_a_cluster_whose_driver_is_stopped_and_started_again(project, wanted, ending):
     pytest.importorskip("ray")
     data = f"stopped-{ending}"
-    for pattern, overrides in ((r"scratch/000-\d", ()), (r"vectors-\d", MODEL)):
+    for pattern, overrides in ((STAGED, ()), (r"vectors-\d", MODEL)):
         with held(project, data):
             process = start(project, data, *RAY, *overrides)
             wait_for(lambda shard=pattern: finished_shards(project, data, shard), process, 300)

@@ -33,7 +33,7 @@ class HeldExaminer(Examiner):
     """Of documents."""
 
     def __call__(self, block: Block) -> int:
-        hold(self.job, r"scratch/\d+-\d")
+        hold(self.job, r"scratch/\d+-\d+\.parquet")
         return super().__call__(block)
 
 

@@ -562,7 +562,9 @@ def waiting_for(lock: Lock) -> str:
 
 
 def files_kept(count: int) -> str:
-    """What an interrupted run may tell: `3 finished files are kept`."""
+    """What an interrupted run may tell: `3 finished files are kept`; answers and vectors are kept elsewhere."""
+    if not count:
+        return "what was finished is kept"
     return f"{count} finished file{'s are' if count != 1 else ' is'} kept"
 
 

@@ -410,7 +410,7 @@ def test_errors_elsewhere_are_not_blamed_on_the_data_folder():
 
 def test_words_for_what_is_kept():
     assert [files_kept(count) for count in (0, 1, 2)] == [
-        "0 finished files are kept",
+        "what was finished is kept",
         "1 finished file is kept",
         "2 finished files are kept",
     ]

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from chunking import chunk_batch
 from cluster_corpus import CLUSTERS, print_warnings
 from common.cli import run_script
-from common.errors import CorruptArtifact, UserError
+from common.errors import UserError
 from common.exports import asked_file
 from common.keys import canonical, keyed_settings
 from common.stages import Job, Session, Stage
@@ -172,19 +172,15 @@ def load_fitted(chunks: Artifact, vectors: Artifact, clusters: Artifact, setting
     Raises:
         CorruptArtifact: vectors and assignments do not belong to the same chunks.
     """
-    import numpy as np
-
-    from common.arrays import stored_rows, stored_vectors
+    from common.arrays import stored_vectors
     from common.assignment import encode_paths
+    from common.placement import stored_places
     from common.stored_chunks import document_numbers
 
-    stored = stored_vectors(vectors)
-    rows = stored_rows(vectors).load()
     column = _path_column(settings)
-    table = clusters.table("assignments.parquet", ["chunk_row", column])
-    if not np.array_equal(table["chunk_row"].to_numpy(), rows):
-        raise CorruptArtifact(f"{clusters.place}: its chunks are not those of {vectors.place}; {clusters.repair}")
-    return FittedTree(stored, encode_paths(table[column].to_pylist()), rows, document_numbers(chunks)[rows])
+    rows, table = stored_places(vectors, clusters, [column])
+    paths = encode_paths(table[column].to_pylist())
+    return FittedTree(stored_vectors(vectors), paths, rows, document_numbers(chunks)[rows])
 
 
 @dataclass(frozen=True, eq=False)

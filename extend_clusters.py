@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_corpus import CLUSTERS, print_warnings
 from common.cli import run_script
-from common.errors import ConfigError, CorruptArtifact, UserError
+from common.errors import ConfigError, UserError
 from common.keys import keyed_settings
 from common.stages import Job, Session, Stage
 from common.store import Artifact
@@ -162,18 +162,12 @@ def load_fitted(vectors: Artifact, clusters: Artifact) -> Fitted:
     Raises:
         CorruptArtifact: vectors and assignments do not belong to the same chunks.
     """
-    import numpy as np
+    from common.arrays import stored_vectors
+    from common.placement import FittedPaths, stored_places
 
-    from common.arrays import stored_rows, stored_vectors
-    from common.placement import FittedPaths
-
-    stored = stored_vectors(vectors)
-    rows = stored_rows(vectors).load()
-    table = clusters.table("assignments.parquet", ["chunk_row", "path", "filled_path"])
-    if not np.array_equal(table["chunk_row"].to_numpy(), rows):
-        raise CorruptArtifact(f"{clusters.place}: its chunks are not those of {vectors.place}; {clusters.repair}")
+    rows, table = stored_places(vectors, clusters, ["path", "filled_path"])
     raw, filled = (table[name].to_pylist() for name in ("path", "filled_path"))
-    return Fitted(stored, FittedPaths.of(raw, filled), rows, raw, filled)
+    return Fitted(stored_vectors(vectors), FittedPaths.of(raw, filled), rows, raw, filled)
 
 
 @dataclass(frozen=True, eq=False)

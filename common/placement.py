@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.arrays import stored_rows
 from common.assignment import NOWHERE, Assigned, PathCodes, encode_paths, vote
 from common.cluster_tree import ClusterNode, assignments
+from common.errors import CorruptArtifact
 from common.neighbours import Neighbours, top_k
 from common.units import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import pyarrow as pa
     from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 
     from common.arrays import ShardedArray
+    from common.store import Artifact
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,21 @@ class Placed:
 
     paths: list[str]
     strength: Float32[np.ndarray, " n"]
+
+
+def stored_places(
+    vectors: Artifact, clusters: Artifact, columns: Sequence[str]
+) -> tuple[Int64[np.ndarray, " n"], pa.Table]:
+    """The chunk row of every vector, and columns of `assignments.parquet` for each of them.
+
+    Raises:
+        CorruptArtifact: vectors and assignments do not belong to the same chunks.
+    """
+    rows = stored_rows(vectors).load()
+    table = clusters.table("assignments.parquet", ["chunk_row", *columns])
+    if not np.array_equal(table["chunk_row"].to_numpy(), rows):
+        raise CorruptArtifact(f"{clusters.place}: its chunks are not those of {vectors.place}; {clusters.repair}")
+    return rows, table
 
 
 # --- noise ---------------------------------------------------------------------------------------------------
